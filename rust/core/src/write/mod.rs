@@ -1,0 +1,13 @@
+//! From computed bytes to a result that is whole: files of a fixed layout, a journal to resume by, a manifest to verify by.
+//!
+//! Nothing is ever seen half done under the target's name. [`output`] writes beside it, into `TARGET.partial`; `publish`
+//! puts the finished directory in place in steps of which each can be the last before a power cut.
+
+mod directory;
+pub mod journal;
+pub mod manifest;
+pub mod output;
+pub mod place;
+mod publish;
+mod system;
+pub mod verify;
