@@ -1,15 +1,202 @@
-//! Place (being written).
+//! Where a result will stand: the target's parent held open, the names beside it, and what may be in the way.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use rustix::fs::{Access, AtFlags, FileType};
 
-/// What stands in the way of writing to `target`.
+use crate::error::{Error, Kind, Result};
+use crate::write::directory::{Folder, Look};
+
+/// The directory in which a result grows.
+const PARTIAL: &str = ".partial";
+/// The journal, while the result is put in place.
+const JOURNAL: &str = ".partial.journal";
+/// What is replaced, where directories cannot change places.
+const REPLACED: &str = ".replaced";
+/// The longest name of a directory entry on the usual file systems.
+const LONGEST_NAME: usize = 255;
+
+/// Where a result will stand.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) parent: Folder,
+    pub(super) name: OsString,
+    pub(super) partial: OsString,
+    pub(super) journal: OsString,
+    pub(super) replaced: OsString,
+}
+
+/// What stands under the target's name.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Standing {
+    Nothing,
+    Empty(Look),
+    /// A directory with something in it, which may be replaced.
+    Full(Look),
+}
+
+impl Place {
+    /// Finds a target's parent; the target itself need not be there.
+    pub(super) fn resolve(target: &Path) -> Result<Self> {
+        let found = |path: &Path| {
+            fs::canonicalize(path).map_err(|error| Error::os("find the directory", path, error))
+        };
+        // `out/` and `out/.` name `out`; `.`, `..` and `a/..` have no name of their own.
+        let (parent, name) = match (target.parent(), target.file_name()) {
+            (Some(parent), Some(name)) => {
+                let here = parent.as_os_str().is_empty();
+                (found(if here { Path::new(".") } else { parent })?, name.to_os_string())
+            }
+            _ if target.as_os_str().is_empty() => {
+                return Err(Error::value("out", "empty", "the path of a directory"));
+            }
+            _ => {
+                let target = found(target)?;
+                let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+                    return Err(in_the_way("is a mount point", INSIDE, &target));
+                };
+                (parent.to_path_buf(), name.to_os_string())
+            }
+        };
+        let longest = LONGEST_NAME - JOURNAL.len();
+        if name.len() > longest {
+            let found = format!("a name of {} bytes", name.len());
+            let expected = format!("at most {longest}: `{JOURNAL}` is added to it for a while");
+            return Err(Error::value("out", found, expected).path(target));
+        }
+        let [partial, journal, replaced] = [PARTIAL, JOURNAL, REPLACED].map(|suffix| {
+            let mut name = name.clone();
+            name.push(suffix);
+            name
+        });
+        Ok(Self { parent: Folder::open(&parent)?, name, partial, journal, replaced })
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.parent.at(&self.name)
+    }
+
+    /// What stands under the target's name, where a result may take its place.
+    pub(super) fn standing(&self, overwrite: bool) -> Result<Standing> {
+        let path = self.path();
+        let Some(look) = self.parent.look(&self.name)? else { return Ok(Standing::Nothing) };
+        self.check_directory(&self.name, &look)?;
+        let empty = self.parent.folder(&self.name)?.names()?.is_empty();
+        if !empty && !overwrite {
+            let hint = "`--overwrite` replaces it when the new one is whole; or name another output";
+            return Err(in_the_way("is there already and is not empty", hint, &path));
+        }
+        if std::env::current_dir().is_ok_and(|current| current.starts_with(&path)) {
+            let hint = "name another output, or give the command from elsewhere";
+            return Err(in_the_way("is the working directory, which would be replaced", hint, &path));
+        }
+        Ok(if empty { Standing::Empty(look) } else { Standing::Full(look) })
+    }
+
+    /// Refuses an entry that is not a directory that can be renamed.
+    pub(super) fn check_directory(&self, name: &OsStr, look: &Look) -> Result<()> {
+        let another = "name another output, or move it away";
+        let (what, hint) = match look.kind {
+            FileType::Directory if look.mounted => ("is a mount point", INSIDE),
+            FileType::Directory if look.device != self.parent.look_at_self()?.device => {
+                ("is a mount point, or a volume of its own", INSIDE)
+            }
+            FileType::Directory => return Ok(()),
+            FileType::Symlink => ("is a link", "name the directory that it leads to, or move it away"),
+            FileType::RegularFile => ("is a file", another),
+            _ => ("is not a directory", another),
+        };
+        Err(in_the_way(what, hint, &self.parent.at(name)))
+    }
+}
+
+const INSIDE: &str = "name a directory inside it";
+
+pub(super) fn in_the_way(what: &str, hint: &str, path: &Path) -> Error {
+    Error::from(Kind::OutputExists { what: what.into(), hint: hint.into() }).path(path)
+}
+
+/// Everything that would keep a result from being written to `target`; nothing is changed.
+///
+/// `inputs` are the directories and files that are read, as the user named them or as they were found.
 #[must_use]
-#[allow(unused_variables)]
-pub fn check_target(target: &Path, inputs: &[PathBuf], overwrite: bool) -> Vec<Error> { todo!() }
-/// Bytes free.
-#[allow(unused_variables)]
-pub fn free_bytes(target: &Path) -> Result<u64> { todo!() }
-/// Finishes what a kill left.
-#[allow(unused_variables)]
-pub fn finish_replacement(target: &Path) -> Result<bool> { todo!() }
+pub fn check_target(target: &Path, inputs: &[PathBuf], overwrite: bool) -> Vec<Error> {
+    let place = match Place::resolve(target) {
+        Ok(place) => place,
+        Err(error) => return vec![error],
+    };
+    let mut problems = Vec::new();
+    problems.extend(place.standing(overwrite).err());
+    problems.extend(unusable_partial(&place).err());
+    problems.extend(overlaps(&place, inputs));
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    let parent = place.parent.path();
+    if let Err(errno) = rustix::fs::accessat(rustix::fs::CWD, parent, access, AtFlags::empty()) {
+        problems.push(Error::os("write to the directory", parent, errno));
+    }
+    problems
+}
+
+fn unusable_partial(place: &Place) -> Result<()> {
+    match place.parent.look(&place.partial)? {
+        Some(look) => place.check_directory(&place.partial, &look),
+        None => Ok(()),
+    }
+}
+
+/// Inputs that the output is, lies in, or would take with it; by identity, so that no link or mount hides it.
+fn overlaps(place: &Place, inputs: &[PathBuf]) -> Vec<Error> {
+    let mut problems = Vec::new();
+    let names = [&place.name, &place.partial, &place.replaced];
+    for input in inputs {
+        // What is not there is told elsewhere.
+        let Ok(real) = fs::canonicalize(input) else { continue };
+        let Some(input_identity) = identity(&real) else { continue };
+        let around: Vec<_> = real.ancestors().skip(1).filter_map(identity).collect();
+        let parents = place.parent.path().ancestors().filter_map(identity);
+        let inside = parents.into_iter().any(|parent| parent == input_identity);
+        let found = names.iter().filter_map(|name| identity(&place.parent.at(name)));
+        let relation = found.into_iter().find_map(|output| {
+            if output == input_identity {
+                Some("is the input")
+            } else {
+                around.contains(&output).then_some("holds the input")
+            }
+        });
+        if let Some(relation) = relation.or(inside.then_some("lies inside the input")) {
+            let shown = crate::error::shown(&input.to_string_lossy());
+            let what = format!("the output {relation} `{shown}`");
+            let error = Error::recipe_with_hint(what, "name an output apart from the inputs");
+            problems.push(error.path(&place.path()));
+        }
+    }
+    problems
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// The bytes that an ordinary user may still write where `target` will stand.
+///
+/// # Errors
+/// The system's word on the nearest directory above that is there.
+pub fn free_bytes(target: &Path) -> Result<u64> {
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let mut nearest = parent.unwrap_or(Path::new("."));
+    loop {
+        match rustix::fs::statvfs(nearest) {
+            Ok(room) => return Ok(room.f_bavail.saturating_mul(room.f_frsize)),
+            Err(errno) => match nearest.parent() {
+                Some(above) if io::Error::from(errno).kind() == io::ErrorKind::NotFound => {
+                    nearest = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+                }
+                _ => return Err(Error::os("ask for the free room of", nearest, errno)),
+            },
+        }
+    }
+}
