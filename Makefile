@@ -1,0 +1,59 @@
+# What a developer types. Everything lands in .venv, target and .make, which git does not see; after the first run
+# nothing here needs the network.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := $(shell find rust python -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi') \
+	Cargo.toml Cargo.lock pyproject.toml README.md
+
+.DELETE_ON_ERROR:
+.PHONY: demo test test-rust test-python lint build bench pins clean
+
+demo: build
+	$(BIN)/branchmerge demo demo
+
+test: test-rust test-python
+
+test-rust:
+	cargo test --locked --workspace --exclude branchmerge-py
+
+test-python: build
+	$(BIN)/python -m pytest -n 2
+
+lint: build
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest branchmerge._core
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check licenses bans sources; \
+	else echo "cargo-deny is not installed: licences of crates not checked"; fi
+
+build: .make/built
+
+bench: build
+	cargo bench --locked --workspace --exclude branchmerge-py
+
+# The environment, with exactly what requirements/dev.txt names by hash.
+.make/environment: requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@mkdir -p .make && touch $@
+
+# The wheel as users get it, in release, installed without its sources beside it.
+.make/built: .make/environment $(SOURCES)
+	@rm -rf .make/wheels
+	$(BIN)/maturin build --quiet --release --locked --interpreter $(BIN)/python --out .make/wheels
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --force-reinstall .make/wheels/*.whl
+	@touch $@
+
+# Raises the pins to the newest versions; once a month, in a commit of its own.
+pins:
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --no-emit-find-links --group dev pyproject.toml -o requirements/dev.txt
+
+clean:
+	rm -rf .venv .make demo target

@@ -1,0 +1,93 @@
+"""The program `branchmerge`: standard streams made safe, signals listened to, the exit status as promised.
+
+This file imports next to nothing, so that even a Ctrl-C while the rest is imported ends as it should. Each command is
+one file beside it; `program` gathers them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+
+class Stopped(BaseException):
+    """A signal asked to stop: `status` is the exit status, 128 and the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; the exit status is returned."""
+    _mend_streams()
+    said = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        _listen()
+        from branchmerge.cli import program
+
+        status = program.run(said)
+    except (Exception, KeyboardInterrupt, Stopped) as error:  # noqa: BLE001 (the one place where all errors are told)
+        from branchmerge.cli import terminal
+
+        status = terminal.tell(error, verbose="--verbose" in said)
+    return _flushed(status)
+
+
+def _mend_streams() -> None:
+    """Open what is closed of the descriptors 0 to 2: the first file opened must not become standard output."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            # A name that the locale cannot show must not end a merge.
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _listen() -> None:
+    """Let SIGTERM and SIGHUP end the run as Ctrl-C does, unless whoever started it wants them ignored."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    raise Stopped(number)
+
+
+def _flushed(status: int) -> int:
+    """Write out what is buffered. A reader that went away is no error of ours; a full disk is."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard(sys.stdout.fileno())
+    except OSError as error:
+        _discard(sys.stdout.fileno())
+        from branchmerge.cli import terminal
+
+        terminal.complain(f"standard output: {error.strerror}")
+        status = status or 1
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr.fileno())
+    return status
+
+
+def _discard(descriptor: int) -> None:
+    """Point a stream that cannot be written at nothing, so that the interpreter's last flush succeeds."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, descriptor)
+    os.close(nothing)

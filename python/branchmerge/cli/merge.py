@@ -1,0 +1,24 @@
+"""`branchmerge merge`: a recipe file becomes a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import rich_click as click
+
+from branchmerge.cli import options
+
+
+@click.command("merge", short_help="Carry out a recipe; mergekit's YAML works unchanged.")
+@click.argument("recipe", metavar="RECIPE.yml")
+@click.argument("out", metavar="OUT")
+@options.shared
+def command(recipe: str, out: str, **flags: Any) -> int:
+    """Carry out RECIPE.yml, written in mergekit's language, into the directory OUT.
+
+    Paths in the recipe are relative to the working directory. Every problem is told before anything is written. The
+    same command again resumes an interrupted run.
+    """
+    from branchmerge.merge import functions
+
+    return options.run(functions.read_recipe(recipe), out, options.Flags(**flags))
