@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, FileType};
 
 use crate::error::{Error, Kind, Result};
-use crate::write::directory::{Folder, Look};
+use crate::write::directory::Folder;
+use crate::write::look::Look;
 
 /// The directory in which a result grows.
 const PARTIAL: &str = ".partial";
@@ -87,12 +88,17 @@ impl Place {
         self.check_directory(&self.name, &look)?;
         let empty = self.parent.folder(&self.name)?.names()?.is_empty();
         if !empty && !overwrite {
-            let hint = "`--overwrite` replaces it when the new one is whole; or name another output";
+            let hint =
+                "`--overwrite` replaces it when the new one is whole; or name another output";
             return Err(in_the_way("is there already and is not empty", hint, &path));
         }
         if std::env::current_dir().is_ok_and(|current| current.starts_with(&path)) {
             let hint = "name another output, or give the command from elsewhere";
-            return Err(in_the_way("is the working directory, which would be replaced", hint, &path));
+            return Err(in_the_way(
+                "is the working directory, which would be replaced",
+                hint,
+                &path,
+            ));
         }
         Ok(if empty { Standing::Empty(look) } else { Standing::Full(look) })
     }
@@ -106,7 +112,9 @@ impl Place {
                 ("is a mount point, or a volume of its own", INSIDE)
             }
             FileType::Directory => return Ok(()),
-            FileType::Symlink => ("is a link", "name the directory that it leads to, or move it away"),
+            FileType::Symlink => {
+                ("is a link", "name the directory that it leads to, or move it away")
+            }
             FileType::RegularFile => ("is a file", another),
             _ => ("is not a directory", another),
         };
@@ -198,5 +206,111 @@ pub fn free_bytes(target: &Path) -> Result<u64> {
                 _ => return Err(Error::os("ask for the free room of", nearest, errno)),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::write::fixture::room;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+
+    fn kinds(target: &Path, inputs: &[PathBuf], overwrite: bool) -> Vec<String> {
+        check_target(target, inputs, overwrite).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn finds_parent_and_name_however_the_target_is_written() {
+        let room = room();
+        let root = fs::canonicalize(room.path()).unwrap();
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        symlink(root.join("a/b"), root.join("link")).unwrap();
+        for (written, real) in [
+            ("new", "new"),
+            ("new/", "new"),
+            ("new/.", "new"),
+            ("./a/../new", "new"),
+            ("a/b/.", "a/b"),
+            ("a/b/..", "a"),
+            ("link/new", "a/b/new"),
+            ("link/..", "a"),
+        ] {
+            let place = Place::resolve(&root.join(written)).unwrap();
+            assert_eq!(place.path(), root.join(real), "{written}");
+        }
+        let place = Place::resolve(Path::new("new")).unwrap();
+        assert_eq!(place.path(), std::env::current_dir().unwrap().join("new"));
+        assert_eq!(
+            Place::resolve(Path::new(".")).unwrap().path(),
+            std::env::current_dir().unwrap()
+        );
+        assert!(Place::resolve(Path::new("/")).is_err());
+        assert!(Place::resolve(Path::new("")).is_err());
+    }
+
+    #[test]
+    fn names_may_be_any_bytes_but_not_too_long() {
+        let room = room();
+        let name = OsStr::from_bytes(b"\xff\xfe\x1b");
+        assert!(check_target(&room.path().join(name), &[], false).is_empty());
+        assert!(check_target(&room.path().join("x".repeat(239)), &[], false).is_empty());
+        let told = kinds(&room.path().join("x".repeat(240)), &[], false);
+        assert!(told[0].contains("240 bytes") && told[0].contains(".partial"), "{told:?}");
+    }
+
+    #[test]
+    fn tells_what_is_in_the_way() {
+        let room = room();
+        let out = room.path().join("out");
+        assert!(kinds(&out, &[], false).is_empty());
+        fs::write(&out, "x").unwrap();
+        assert!(kinds(&out, &[], true)[0].contains("is a file"));
+        fs::remove_file(&out).unwrap();
+        symlink("nowhere", &out).unwrap();
+        assert!(kinds(&out, &[], true)[0].contains("is a link"));
+        assert!(kinds(&room.path().join("out/"), &[], true)[0].contains("is a link"));
+        fs::remove_file(&out).unwrap();
+        fs::create_dir(&out).unwrap();
+        assert!(kinds(&out, &[], false).is_empty());
+        fs::write(out.join("x"), "x").unwrap();
+        assert!(kinds(&out, &[], false)[0].contains("not empty"));
+        assert!(kinds(&out, &[], true).is_empty());
+        fs::write(room.path().join("out.partial"), "x").unwrap();
+        assert!(kinds(&out, &[], true)[0].contains("is a file"));
+        assert!(kinds(Path::new("/proc"), &[], true)[0].contains("is a mount point"));
+        assert!(
+            kinds(&std::env::current_dir().unwrap(), &[], true)[0].contains("working directory")
+        );
+        assert!(kinds(&room.path().join("none/out"), &[], false)[0].contains("none"));
+    }
+
+    #[test]
+    fn an_output_that_touches_an_input_is_refused_by_links_too() {
+        let room = room();
+        let root = room.path();
+        fs::create_dir_all(root.join("models/a")).unwrap();
+        fs::write(root.join("models/a/model.safetensors"), "x").unwrap();
+        symlink(root.join("models"), root.join("link")).unwrap();
+        let inputs = [root.join("models/a")];
+        let told = |out: &str| kinds(&root.join(out), &inputs, true);
+        assert!(told("models/a")[0].contains("is the input"));
+        assert!(told("link/a")[0].contains("is the input"));
+        assert!(told("models/a/out")[0].contains("lies inside the input"));
+        assert!(told("link/a/out")[0].contains("lies inside the input"));
+        assert!(told("models")[0].contains("holds the input"));
+        assert!(told("models/b").is_empty());
+        fs::rename(root.join("models/a"), root.join("models/b.partial")).unwrap();
+        let inputs = [root.join("link/b.partial/model.safetensors")];
+        assert!(kinds(&root.join("models/b"), &inputs, true)[0].contains("holds the input"));
+    }
+
+    #[test]
+    fn the_free_room_is_that_of_the_nearest_directory() {
+        let room = room();
+        let here = free_bytes(&room.path().join("out")).unwrap();
+        assert!(here > 0);
+        assert!(free_bytes(&room.path().join("not/there/out")).unwrap() > 0);
+        assert!(free_bytes(Path::new("out")).unwrap() > 0);
     }
 }

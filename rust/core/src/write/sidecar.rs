@@ -142,7 +142,11 @@ fn enter_parents(folder: &Folder, path: &Path) -> Result<Vec<Folder>> {
 fn check_name(name: &str) -> Result<()> {
     let path = Path::new(name);
     let inside = path.components().all(|component| matches!(component, Component::Normal(_)))
-        && path.components().map(Component::as_os_str).collect::<Vec<&OsStr>>().join(OsStr::new("/"))
+        && path
+            .components()
+            .map(Component::as_os_str)
+            .collect::<Vec<&OsStr>>()
+            .join(OsStr::new("/"))
             == name;
     let ours = [journal::NAME, journal::NEW, manifest::NAME];
     if !name.is_empty() && inside && !name.contains('\0') && !ours.contains(&name) {
@@ -170,5 +174,43 @@ impl Sum {
 
     fn entry(&self) -> Value {
         json!({ "bytes": self.bytes, "blake3": self.hasher.finalize().to_hex().as_str() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_lead_out_or_are_ours_are_refused() {
+        for name in
+            ["", "/a", "../a", "a/../b", "./a", "a/", "a//b", "a\0", journal::NAME, manifest::NAME]
+        {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        for name in ["a", "a/b.jinja", ".hidden", "a b"] {
+            assert!(check_name(name).is_ok(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_no_regular_file_is_refused_and_cannot_hang() {
+        let room = crate::write::fixture::room();
+        let path = room.path().join("fifo");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let layout = crate::write::fixture::layout();
+        for path in [path.clone(), room.path().to_path_buf(), room.path().join("none")] {
+            let sidecar = Sidecar { name: "x".into(), content: Content::Copy(path.clone()) };
+            let error = file_entries(&layout, &[sidecar]).unwrap_err();
+            assert_eq!(error.path.as_deref(), Some(&*path));
+        }
+    }
+
+    #[test]
+    fn a_name_given_twice_is_refused() {
+        let layout = crate::write::fixture::layout();
+        let file = Sidecar { name: layout.files[0].name.clone(), content: Content::Bytes(vec![]) };
+        assert!(file_entries(&layout, &[file]).is_err());
     }
 }

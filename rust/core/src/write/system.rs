@@ -72,11 +72,7 @@ pub(super) fn remove_folder(at: &File, name: &OsStr) -> io::Result<()> {
 }
 
 /// Renames; where the kernel or the file system knows no flags, `Nothing` and `Exchange` are [`lacks`] errors.
-pub(super) fn rename(
-    from: (&File, &OsStr),
-    to: (&File, &OsStr),
-    onto: Onto,
-) -> io::Result<()> {
+pub(super) fn rename(from: (&File, &OsStr), to: (&File, &OsStr), onto: Onto) -> io::Result<()> {
     gate(match onto {
         Onto::Nothing => "rename onto nothing",
         Onto::Empty => "rename",
@@ -210,7 +206,10 @@ pub(super) mod trial {
     thread_local!(static TRIAL: RefCell<Option<Trial>> = const { RefCell::new(None) });
 
     /// Runs `work` under a trial; returns what it returned and the calls it made.
-    pub(in crate::write) fn under<T>(trial: Trial, work: impl FnOnce() -> T) -> (T, Vec<&'static str>) {
+    pub(in crate::write) fn under<T>(
+        trial: Trial,
+        work: impl FnOnce() -> T,
+    ) -> (T, Vec<&'static str>) {
         TRIAL.set(Some(trial));
         let result = work();
         let trial = TRIAL.take().expect("set above");

@@ -5,29 +5,23 @@
 //! hole. So any flipped bit, and any file added, missing or resized, has a name. Links are not followed; nothing outside is read.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::FileType;
 use serde_json::Value;
 
-use crate::error::{Error, Kind, Result, shown};
+use crate::error::{Error, Result};
 use crate::parallel::{Phase, Progress, Team};
-use crate::read::{json, tree_hash};
-use crate::write::directory::{Folder, Look};
+use crate::read::tree_hash;
+use crate::write::directory::Folder;
 use crate::write::manifest;
+use crate::write::survey::{Hashed, Survey, listing, members, not_verified, number, read_manifest};
 
 /// How much is hashed at once: a whole subtree of BLAKE3.
 const PART: u64 = 1 << 20;
-/// The longest header of a weight file.
-const LONGEST_HEADER: u64 = 100_000_000;
-/// How deep folders of a result may lie in each other.
-const DEEPEST: usize = 8;
-
 /// What [`verify`] found.
 #[derive(Debug)]
 pub struct Verified {
@@ -57,14 +51,12 @@ pub fn verify(directory: &Path, team: &Team, progress: &Progress) -> Result<Veri
             return Ok(Verified { problems, tensors: 0, bytes: 0 });
         }
     };
-    let mut survey = Survey { folder: &folder, problems: Vec::new(), strings: Vec::new() };
-    survey.files(&body)?;
-    let Survey { mut problems, strings, .. } = survey;
+    let Survey { mut problems, strings, headers, .. } = Survey::of(&folder, &body)?;
     let tensors = strings.iter().filter(|string| string.tensor.is_some()).count() as u64;
-    progress.begin(Phase::Checking, strings.iter().map(|string| string.bytes).sum(), tensors);
+    let bytes = strings.iter().map(|string| string.bytes).sum();
+    progress.begin(Phase::Checking, bytes, tensors);
     problems.extend(hash_all(&strings, *team, progress)?);
-    let hashed: u64 = strings.iter().map(|string| string.bytes).sum();
-    Ok(Verified { problems, tensors, bytes: hashed + manifest_bytes })
+    Ok(Verified { problems, tensors, bytes: bytes + headers + manifest_bytes })
 }
 
 /// Whether a directory is a whole result of this recipe and these inputs: then its manifest's body.
@@ -77,7 +69,9 @@ pub fn verify(directory: &Path, team: &Team, progress: &Progress) -> Result<Veri
 pub fn is_whole(directory: &Path, recipe: &Value, inputs: &Value) -> Result<Option<Value>> {
     let folder = match Folder::open(directory) {
         Ok(folder) => folder,
-        Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::ENOTDIR)) => return Ok(None),
+        Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::ENOTDIR)) => {
+            return Ok(None);
+        }
         Err(error) => return Err(error),
     };
     let body = match read_manifest(&folder) {
@@ -86,7 +80,9 @@ pub fn is_whole(directory: &Path, recipe: &Value, inputs: &Value) -> Result<Opti
         Err(error) if error.errno().is_some() => return Err(error),
         Err(_) => return Ok(None),
     };
-    if body.get("recipe") != Some(recipe) || !body.get("inputs").is_some_and(|all| covers(all, inputs)) {
+    if body.get("recipe") != Some(recipe)
+        || !body.get("inputs").is_some_and(|all| covers(all, inputs))
+    {
         return Ok(None);
     }
     let there = listing(&folder)?;
@@ -104,215 +100,14 @@ pub fn is_whole(directory: &Path, recipe: &Value, inputs: &Value) -> Result<Opti
 /// Whether a value has everything that another has: equal values, and at least its members.
 fn covers(all: &Value, some: &Value) -> bool {
     match (all, some) {
-        (Value::Object(all), Value::Object(some)) => some
-            .iter()
-            .all(|(key, value)| all.get(key).is_some_and(|found| covers(found, value))),
+        (Value::Object(all), Value::Object(some)) => {
+            some.iter().all(|(key, value)| all.get(key).is_some_and(|found| covers(found, value)))
+        }
         (Value::Array(all), Value::Array(some)) => {
             all.len() == some.len() && all.iter().zip(some).all(|(all, some)| covers(all, some))
         }
         _ => all == some,
     }
-}
-
-/// The manifest's body and size.
-fn read_manifest(folder: &Folder) -> Result<Option<(Value, u64)>> {
-    let name = OsStr::new(manifest::NAME);
-    let Some(file) = folder.open_file(name)? else { return Ok(None) };
-    let bytes = read_all(&file, manifest::LARGEST).map_err(|error| folder.error("read", name, error))?;
-    Ok(Some((manifest::open(&bytes)?, bytes.len() as u64)))
-}
-
-fn read_all(file: &File, largest: u64) -> io::Result<Vec<u8>> {
-    let length = file.metadata()?.len();
-    if length > largest {
-        let what = format!("it is {length} bytes, expected at most {largest}");
-        return Err(io::Error::other(what));
-    }
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(length as usize).map_err(io::Error::other)?;
-    bytes.resize(length as usize, 0);
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(bytes)
-}
-
-/// Every entry below a directory that is not itself a folder of files, by its path from there.
-///
-/// An empty folder is an entry too: nothing in a result is empty.
-fn listing(folder: &Folder) -> Result<BTreeMap<OsString, Look>> {
-    fn add(
-        folder: &Folder,
-        above: &Path,
-        deep: usize,
-        found: &mut BTreeMap<OsString, Look>,
-    ) -> Result<()> {
-        for name in folder.names()? {
-            let Some(look) = folder.look(&name)? else { continue };
-            let path = above.join(&name);
-            let before = found.len();
-            if look.kind == FileType::Directory && !look.mounted && deep < DEEPEST {
-                add(&folder.folder(&name)?, &path, deep + 1, found)?;
-                if found.len() > before {
-                    continue;
-                }
-            }
-            found.insert(path.into_os_string(), look);
-        }
-        Ok(())
-    }
-    let mut found = BTreeMap::new();
-    add(folder, Path::new(""), 0, &mut found)?;
-    Ok(found)
-}
-
-/// Bytes of a file with the hash that they should have.
-struct Hashed<'a> {
-    file: std::sync::Arc<File>,
-    path: PathBuf,
-    tensor: Option<&'a str>,
-    offset: u64,
-    bytes: u64,
-    hash: &'a str,
-}
-
-/// What is compared before anything is hashed: names, sizes, headers.
-struct Survey<'a> {
-    folder: &'a Folder,
-    problems: Vec<Error>,
-    strings: Vec<Hashed<'a>>,
-}
-
-impl<'a> Survey<'a> {
-    fn files(&mut self, body: &'a Value) -> Result<()> {
-        let mut there = listing(self.folder)?;
-        there.remove(OsStr::new(manifest::NAME));
-        let mut tensors: BTreeMap<&str, BTreeMap<&str, &Value>> = BTreeMap::new();
-        let files = members(body, "files");
-        for (name, entry) in members(body, "tensors") {
-            let file = text(entry, "file");
-            if files.contains_key(file) {
-                tensors.entry(file).or_default().insert(name, entry);
-            } else {
-                let what = format!("its file `{}` is not in the manifest", shown(file));
-                self.problems.push(not_verified(what).tensor(name));
-            }
-        }
-        for (name, entry) in files {
-            let look = there.remove(OsStr::new(name));
-            let inside = tensors.remove(name).unwrap_or_default();
-            if let Err(error) = self.file(name, entry, look, &inside) {
-                self.problems.push(error.path(&self.folder.at(OsStr::new(name))));
-            }
-        }
-        for added in there.keys() {
-            let added = not_verified("it is not in the manifest: it was added").path(&self.folder.at(added));
-            self.problems.push(added);
-        }
-        Ok(())
-    }
-
-    fn file(
-        &mut self,
-        name: &'a str,
-        entry: &'a Value,
-        look: Option<Look>,
-        tensors: &BTreeMap<&'a str, &'a Value>,
-    ) -> Result<()> {
-        let look = look.ok_or_else(|| not_verified("it is missing"))?;
-        if look.kind != FileType::RegularFile {
-            return Err(not_verified("it is not a regular file"));
-        }
-        let expected = number(entry, "bytes").ok_or_else(|| unsaid("bytes"))?;
-        let file = open_below(self.folder, Path::new(name))?;
-        let path = self.folder.at(OsStr::new(name));
-        let found = file.metadata().map_err(|error| Error::os("look at", &path, error))?.len();
-        if found != expected {
-            return Err(not_verified(format!("it is {found} bytes, expected {expected}")));
-        }
-        let file = std::sync::Arc::new(file);
-        match (entry.get("blake3"), entry.get("header_blake3")) {
-            (Some(Value::String(hash)), None) => {
-                self.strings.push(Hashed { file, path, tensor: None, offset: 0, bytes: found, hash });
-                Ok(())
-            }
-            (None, Some(Value::String(hash))) => self.weights(&file, &path, found, hash, tensors),
-            _ => Err(unsaid("hash")),
-        }
-    }
-
-    /// A weight file: its header at once, its tensors later, all of it covered.
-    fn weights(
-        &mut self,
-        file: &std::sync::Arc<File>,
-        path: &Path,
-        length: u64,
-        hash: &str,
-        tensors: &BTreeMap<&'a str, &'a Value>,
-    ) -> Result<()> {
-        let header = read_header(file, path, length)?;
-        if tree_hash::hash(&header) != hash {
-            return Err(not_verified("its header is not what was written"));
-        }
-        let json = json::parse(&header[8..], "the header", LONGEST_HEADER)?;
-        let data = header.len() as u64;
-        let mut ranges = Vec::new();
-        for (&name, &entry) in tensors {
-            let range = json.get(name).and_then(|said| range_of(said, entry, data));
-            let Some((start, end)) = range else {
-                let differs = not_verified("the manifest and the file's header say different things of it");
-                self.problems.push(differs.tensor(name).path(path));
-                continue;
-            };
-            let (offset, bytes, hash) = (start, end - start, text(entry, "blake3"));
-            ranges.push((start, end));
-            let (file, path, tensor) = (file.clone(), path.to_path_buf(), Some(name));
-            self.strings.push(Hashed { file, path, tensor, offset, bytes, hash });
-        }
-        ranges.sort_unstable();
-        let mut covered = data;
-        for (start, end) in ranges {
-            if start != covered {
-                break;
-            }
-            covered = end;
-        }
-        if covered == length { Ok(()) } else { Err(not_verified("its tensors do not cover it")) }
-    }
-}
-
-/// Opens a file below a directory, no link followed on the way.
-fn open_below(folder: &Folder, path: &Path) -> Result<File> {
-    let mut inner: Option<Folder> = None;
-    for component in path.parent().into_iter().flat_map(Path::components) {
-        inner = Some(inner.as_ref().unwrap_or(folder).folder(component.as_os_str())?);
-    }
-    let file = inner.as_ref().unwrap_or(folder).open_file(path.file_name().unwrap_or_default())?;
-    file.ok_or_else(|| not_verified("it is missing"))
-}
-
-/// The eight bytes of length and the JSON.
-fn read_header(file: &File, path: &Path, length: u64) -> Result<Vec<u8>> {
-    let mut prefix = [0; 8];
-    let failed = |error| Error::os("read", path, error);
-    if length < 8 {
-        return Err(not_verified("it is too short for a header"));
-    }
-    file.read_exact_at(&mut prefix, 0).map_err(failed)?;
-    let json = u64::from_le_bytes(prefix);
-    if json > LONGEST_HEADER || json > length - 8 {
-        return Err(not_verified("its header is longer than it may be"));
-    }
-    let mut header = vec![0; 8 + json as usize];
-    file.read_exact_at(&mut header, 0).map_err(failed)?;
-    Ok(header)
-}
-
-/// Where a tensor lies in its file, if its header and the manifest agree on it.
-fn range_of(said: &Value, entry: &Value, data: u64) -> Option<(u64, u64)> {
-    let same = ["dtype", "shape"].iter().all(|key| said.get(key).is_some_and(|said| Some(said) == entry.get(key)));
-    let [start, end] = said.get("data_offsets")?.as_array()?.as_slice() else { return None };
-    let start = start.as_u64()?.checked_add(data)?;
-    let end = end.as_u64()?.checked_add(data)?;
-    (same && start <= end).then_some((start, end))
 }
 
 /// Hashes everything in parts, on all workers, and tells what is not as expected.
@@ -366,23 +161,199 @@ fn hash_part(string: &Hashed<'_>, start: u64, length: usize) -> io::Result<tree_
     })
 }
 
-fn members<'a>(body: &'a Value, key: &str) -> BTreeMap<&'a str, &'a Value> {
-    let members = body.get(key).and_then(Value::as_object);
-    members.into_iter().flatten().map(|(name, value)| (name.as_str(), value)).collect()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::plan::layout::Layout;
+    use crate::write::fixture::{content, layout, merge, room, run, snapshot};
+    use serde_json::json;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
 
-fn number(entry: &Value, key: &str) -> Option<u64> {
-    entry.get(key).and_then(Value::as_u64)
-}
+    /// A result of the small merge.
+    fn result() -> (tempfile::TempDir, PathBuf) {
+        let room = room();
+        fs::create_dir(room.path().join("parent")).unwrap();
+        let target = room.path().join("parent/out");
+        merge(&target, false).unwrap();
+        (room, target)
+    }
 
-fn text<'a>(entry: &'a Value, key: &str) -> &'a str {
-    entry.get(key).and_then(Value::as_str).unwrap_or_default()
-}
+    fn problems(directory: &Path) -> Vec<Error> {
+        verify(directory, &Team::new(2), &Progress::default()).unwrap().problems
+    }
 
-fn unsaid(what: &str) -> Error {
-    not_verified(format!("the manifest does not tell its {what}"))
-}
+    /// The tensor at a byte of a file.
+    fn tensor_at(layout: &Layout, file: &Path, at: usize) -> Option<String> {
+        let tensor = layout.tensors.iter().find(|tensor| {
+            let inside = tensor.offset..tensor.offset + tensor.bytes;
+            Path::new(&layout.files[tensor.file].name) == file && inside.contains(&(at as u64))
+        });
+        tensor.map(|tensor| tensor.name.clone())
+    }
 
-fn not_verified(what: impl Into<String>) -> Error {
-    Kind::NotVerified { what: what.into() }.into()
+    #[test]
+    fn a_result_is_well_also_where_it_was_moved() {
+        let (room, target) = result();
+        assert!(problems(&target).is_empty(), "{:?}", problems(&target));
+        let moved = room.path().join("moved");
+        fs::rename(&target, &moved).unwrap();
+        let found = verify(&moved, &Team::solo(), &Progress::default()).unwrap();
+        assert!(found.problems.is_empty());
+        assert_eq!(found.tensors, 5);
+        let all: usize = snapshot(&moved).values().map(Vec::len).sum();
+        assert_eq!(found.bytes, all as u64);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found_in_its_file_and_tensor() {
+        let (_room, target) = result();
+        let layout = layout();
+        for (name, bytes) in snapshot(&target) {
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                fs::write(target.join(&name), &flipped).unwrap();
+                let found = problems(&target);
+                assert_eq!(found.len(), 1, "{name:?} bit {bit}: {found:?}");
+                assert_eq!(found[0].path.as_deref(), Some(&*target.join(&name)));
+                assert_eq!(
+                    found[0].tensor,
+                    tensor_at(&layout, &name, bit / 8),
+                    "{name:?} bit {bit}"
+                );
+            }
+            if !bytes.is_empty() {
+                fs::write(target.join(&name), &bytes).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn missing_added_and_resized_are_found() {
+        let (room, target) = result();
+        let check = |name: &Path, said: &str| {
+            let found = problems(&target);
+            assert!(
+                found.iter().any(|problem| {
+                    problem.path.as_deref() == Some(&*target.join(name))
+                        && problem.to_string().contains(said)
+                }),
+                "{name:?} {said}: {found:?}"
+            );
+        };
+        for (name, bytes) in snapshot(&target) {
+            let path = target.join(&name);
+            if path.is_dir() {
+                continue;
+            }
+            fs::remove_file(&path).unwrap();
+            check(&name, if name == Path::new(manifest::NAME) { "no manifest" } else { "missing" });
+            if name != Path::new(manifest::NAME) {
+                symlink(room.path(), &path).unwrap();
+                check(&name, "not a regular file");
+                fs::remove_file(&path).unwrap();
+                for size in [0, bytes.len() - 1, bytes.len() + 1] {
+                    let mut resized = bytes.clone();
+                    resized.resize(size, 0);
+                    fs::write(&path, resized).unwrap();
+                    check(&name, "expected");
+                }
+            }
+            fs::write(&path, bytes).unwrap();
+        }
+        fs::write(target.join("added"), "").unwrap();
+        check(Path::new("added"), "added");
+        fs::write(target.join("additional_chat_templates/more"), "").unwrap();
+        check(Path::new("additional_chat_templates/more"), "added");
+        fs::create_dir(target.join("folder")).unwrap();
+        check(Path::new("folder"), "added");
+        symlink("/etc", target.join("link")).unwrap();
+        check(Path::new("link"), "added");
+        assert_eq!(problems(&target).len(), 4);
+    }
+
+    #[test]
+    fn a_large_tensor_is_hashed_in_parts() {
+        let room = room();
+        let layout = crate::plan::layout::lay_out(
+            &[("large".into(), crate::read::dtype::Dtype::U8, vec![3 * PART + 5])],
+            u64::MAX,
+        )
+        .unwrap();
+        let tensor = &layout.tensors[0];
+        let file = &layout.files[0];
+        let mut bytes = file.header.clone();
+        bytes.extend(content(tensor));
+        fs::write(room.path().join(&file.name), &bytes).unwrap();
+        let body = json!({
+            "files": crate::write::output::file_entries(&layout, &[]).unwrap(),
+            "tensors": { "large": {
+                "file": file.name, "dtype": "U8", "shape": tensor.shape,
+                "blake3": tree_hash::hash(&content(tensor)),
+            } },
+        });
+        fs::write(room.path().join(manifest::NAME), manifest::seal(&body)).unwrap();
+        assert!(problems(room.path()).is_empty());
+        for at in [0, PART - 1, PART, 3 * PART + 4].map(|at| (tensor.offset + at) as usize) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 4;
+            fs::write(room.path().join(&file.name), flipped).unwrap();
+            assert_eq!(problems(room.path())[0].tensor.as_deref(), Some("large"));
+        }
+    }
+
+    #[test]
+    fn a_hostile_manifest_is_a_problem_not_a_danger() {
+        let room = room();
+        fs::write(room.path().join("secret"), "secret").unwrap();
+        let directory = room.path().join("result");
+        fs::create_dir(&directory).unwrap();
+        let header =
+            br#"        {"a":{"dtype":"U8","shape":[1],"data_offsets":[0,18446744073709551000]}}"#;
+        let mut header = header.to_vec();
+        let length = (header.len() as u64 - 8).to_le_bytes();
+        header[..8].copy_from_slice(&length);
+        fs::write(directory.join("w"), &header).unwrap();
+        let tensor = json!({ "file": "w", "dtype": "U8", "shape": [1], "blake3": "" });
+        let weights = json!({ "bytes": header.len(), "header_blake3": tree_hash::hash(&header) });
+        for body in [
+            json!({ "files": { "../secret": { "bytes": 6, "blake3": tree_hash::hash(b"secret") } } }),
+            json!({ "files": { "w": weights }, "tensors": { "a": tensor } }),
+            json!({ "files": { "w": { "bytes": header.len() } }, "tensors": { "b": { "file": 7 } } }),
+            json!({ "files": [1], "tensors": "x" }),
+        ] {
+            fs::write(directory.join(manifest::NAME), manifest::seal(&body)).unwrap();
+            let found = problems(&directory);
+            assert!(!found.is_empty(), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_result_is_whole_for_its_own_run_only() {
+        let (_room, target) = result();
+        let run = run();
+        let whole =
+            |recipe: &Value, inputs: &Value| is_whole(&target, recipe, inputs).unwrap().is_some();
+        assert!(whole(&run.recipe, &run.inputs));
+        assert!(whole(&run.recipe, &json!([{ "label": "a" }])));
+        assert!(!whole(&run.recipe, &json!([{ "label": "b" }])));
+        assert!(!whole(&run.recipe, &json!([])));
+        assert!(!whole(&json!({}), &run.inputs));
+        fs::write(target.join("added"), "").unwrap();
+        assert!(!whole(&run.recipe, &run.inputs));
+        assert!(is_whole(&target.join("none"), &run.recipe, &run.inputs).unwrap().is_none());
+        assert!(is_whole(&target.join("config.json"), &run.recipe, &run.inputs).unwrap().is_none());
+    }
+
+    #[test]
+    fn stops_when_asked() {
+        let (_room, target) = result();
+        let progress = Progress::default();
+        progress.cancel();
+        let error = verify(&target, &Team::solo(), &progress).unwrap_err();
+        assert!(matches!(*error.kind, Kind::Cancelled));
+    }
 }
