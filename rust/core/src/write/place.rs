@@ -222,8 +222,8 @@ mod tests {
 
     #[test]
     fn finds_parent_and_name_however_the_target_is_written() {
-        let room = room();
-        let root = fs::canonicalize(room.path()).unwrap();
+        let held = room();
+        let root = fs::canonicalize(held.path()).unwrap();
         fs::create_dir_all(root.join("a/b")).unwrap();
         symlink(root.join("a/b"), root.join("link")).unwrap();
         for (written, real) in [
@@ -251,44 +251,44 @@ mod tests {
 
     #[test]
     fn names_may_be_any_bytes_but_not_too_long() {
-        let room = room();
+        let held = room();
         let name = OsStr::from_bytes(b"\xff\xfe\x1b");
-        assert!(check_target(&room.path().join(name), &[], false).is_empty());
-        assert!(check_target(&room.path().join("x".repeat(239)), &[], false).is_empty());
-        let told = kinds(&room.path().join("x".repeat(240)), &[], false);
+        assert!(check_target(&held.path().join(name), &[], false).is_empty());
+        assert!(check_target(&held.path().join("x".repeat(239)), &[], false).is_empty());
+        let told = kinds(&held.path().join("x".repeat(240)), &[], false);
         assert!(told[0].contains("240 bytes") && told[0].contains(".partial"), "{told:?}");
     }
 
     #[test]
     fn tells_what_is_in_the_way() {
-        let room = room();
-        let out = room.path().join("out");
+        let held = room();
+        let out = held.path().join("out");
         assert!(kinds(&out, &[], false).is_empty());
         fs::write(&out, "x").unwrap();
         assert!(kinds(&out, &[], true)[0].contains("is a file"));
         fs::remove_file(&out).unwrap();
         symlink("nowhere", &out).unwrap();
         assert!(kinds(&out, &[], true)[0].contains("is a link"));
-        assert!(kinds(&room.path().join("out/"), &[], true)[0].contains("is a link"));
+        assert!(kinds(&held.path().join("out/"), &[], true)[0].contains("is a link"));
         fs::remove_file(&out).unwrap();
         fs::create_dir(&out).unwrap();
         assert!(kinds(&out, &[], false).is_empty());
         fs::write(out.join("x"), "x").unwrap();
         assert!(kinds(&out, &[], false)[0].contains("not empty"));
         assert!(kinds(&out, &[], true).is_empty());
-        fs::write(room.path().join("out.partial"), "x").unwrap();
+        fs::write(held.path().join("out.partial"), "x").unwrap();
         assert!(kinds(&out, &[], true)[0].contains("is a file"));
         assert!(kinds(Path::new("/proc"), &[], true)[0].contains("is a mount point"));
         assert!(
             kinds(&std::env::current_dir().unwrap(), &[], true)[0].contains("working directory")
         );
-        assert!(kinds(&room.path().join("none/out"), &[], false)[0].contains("none"));
+        assert!(kinds(&held.path().join("none/out"), &[], false)[0].contains("none"));
     }
 
     #[test]
     fn an_output_that_touches_an_input_is_refused_by_links_too() {
-        let room = room();
-        let root = room.path();
+        let held = room();
+        let root = held.path();
         fs::create_dir_all(root.join("models/a")).unwrap();
         fs::write(root.join("models/a/model.safetensors"), "x").unwrap();
         symlink(root.join("models"), root.join("link")).unwrap();
@@ -307,10 +307,10 @@ mod tests {
 
     #[test]
     fn the_free_room_is_that_of_the_nearest_directory() {
-        let room = room();
-        let here = free_bytes(&room.path().join("out")).unwrap();
+        let held = room();
+        let here = free_bytes(&held.path().join("out")).unwrap();
         assert!(here > 0);
-        assert!(free_bytes(&room.path().join("not/there/out")).unwrap() > 0);
+        assert!(free_bytes(&held.path().join("not/there/out")).unwrap() > 0);
         assert!(free_bytes(Path::new("out")).unwrap() > 0);
     }
 }

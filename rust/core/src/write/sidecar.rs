@@ -62,10 +62,10 @@ pub fn file_entries(layout: &Layout, sidecars: &[Sidecar]) -> Result<Map<String,
 /// The sidecars, and the index where it is not among them.
 pub(super) fn with_index(sidecars: &[Sidecar], index: Option<&[u8]>) -> Vec<Sidecar> {
     let mut all = sidecars.to_vec();
-    if let Some(index) = index {
-        if all.iter().all(|sidecar| sidecar.name != INDEX) {
-            all.push(Sidecar { name: INDEX.into(), content: Content::Bytes(index.to_vec()) });
-        }
+    if let Some(index) = index
+        && all.iter().all(|sidecar| sidecar.name != INDEX)
+    {
+        all.push(Sidecar { name: INDEX.into(), content: Content::Bytes(index.to_vec()) });
     }
     all
 }
