@@ -183,6 +183,24 @@ impl Folder {
         }
     }
 
+    /// Refuses what [`Folder::remove`] would stop at after half its work: mounts below, folders that cannot be listed.
+    pub(super) fn check_removable(&self) -> Result<()> {
+        let device = self.look_at_self()?.device;
+        for name in self.names()? {
+            let Some(look) = self.look(&name)? else { continue };
+            if look.mounted || look.device != device {
+                let hint = "unmount it, or name another output";
+                let (what, hint) =
+                    ("is a mount point inside what would be replaced".into(), hint.into());
+                return Err(Error::from(Kind::OutputExists { what, hint }).path(&self.at(&name)));
+            }
+            if look.kind == FileType::Directory {
+                self.folder(&name)?.check_removable()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes an empty directory if it is one.
     pub(super) fn remove_if_empty(&self, name: &OsStr) {
         let _ = system::remove_folder(&self.handle, name);

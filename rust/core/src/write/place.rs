@@ -86,7 +86,8 @@ impl Place {
         let path = self.path();
         let Some(look) = self.parent.look(&self.name)? else { return Ok(Standing::Nothing) };
         self.check_directory(&self.name, &look)?;
-        let empty = self.parent.folder(&self.name)?.names()?.is_empty();
+        let folder = self.parent.folder(&self.name)?;
+        let empty = folder.names()?.is_empty();
         if !empty && !overwrite {
             let hint =
                 "`--overwrite` replaces it when the new one is whole; or name another output";
@@ -100,7 +101,11 @@ impl Place {
                 &path,
             ));
         }
-        Ok(if empty { Standing::Empty(look) } else { Standing::Full(look) })
+        if empty {
+            return Ok(Standing::Empty(look));
+        }
+        folder.check_removable()?;
+        Ok(Standing::Full(look))
     }
 
     /// Refuses an entry that is not a directory that can be renamed.
@@ -278,7 +283,9 @@ mod tests {
         assert!(kinds(&out, &[], true).is_empty());
         fs::write(held.path().join("out.partial"), "x").unwrap();
         assert!(kinds(&out, &[], true)[0].contains("is a file"));
-        assert!(kinds(Path::new("/proc"), &[], true)[0].contains("is a mount point"));
+        if cfg!(target_os = "linux") {
+            assert!(kinds(Path::new("/proc"), &[], true)[0].contains("is a mount point"));
+        }
         assert!(
             kinds(&std::env::current_dir().unwrap(), &[], true)[0].contains("working directory")
         );

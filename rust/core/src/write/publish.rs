@@ -76,8 +76,8 @@ fn put_in_place(output: &Output) -> Result<()> {
     journal.publishing(publishing)?;
     journal.sync()?;
     if let Standing::Empty(look) | Standing::Full(look) = standing {
-        // Whoever made the directory chose who may read it.
-        let _ = folder.set_mode(look.mode);
+        // Whoever made the directory chose who may read it. The owner may always: the journal has to get out, or in again.
+        let _ = folder.set_mode(look.mode | 0o700);
     }
     folder.move_to(OsStr::new(journal::NAME), &place.parent, &place.journal)?;
     let placed = folder.sync().and_then(|()| exchange(place, standing));

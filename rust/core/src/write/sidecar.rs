@@ -193,6 +193,7 @@ mod tests {
         }
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_source_that_is_no_regular_file_is_refused_and_cannot_hang() {
         let room = crate::write::fixture::room();

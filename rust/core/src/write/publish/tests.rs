@@ -329,8 +329,15 @@ fn a_wrong_manifest_is_a_defect_told_before_anything_has_a_name() {
 #[test]
 fn the_mode_of_a_directory_that_was_there_stays() {
     use std::os::unix::fs::PermissionsExt;
-    let scene = Scene::new(Before::Empty);
-    fs::set_permissions(scene.target(), fs::Permissions::from_mode(0o700)).unwrap();
-    scene.merge().unwrap();
-    assert_eq!(fs::metadata(scene.target()).unwrap().permissions().mode() & 0o777, 0o700);
+    for (before, mode, kept) in [
+        (Before::Empty, 0o2750, 0o2750),
+        (Before::Full, 0o700, 0o700),
+        (Before::Empty, 0o555, 0o755),
+    ] {
+        let scene = Scene::new(before);
+        fs::set_permissions(scene.target(), fs::Permissions::from_mode(mode)).unwrap();
+        scene.merge().unwrap();
+        let found = fs::metadata(scene.target()).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(found, kept, "{found:o}");
+    }
 }
