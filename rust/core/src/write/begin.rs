@@ -35,7 +35,7 @@ pub(super) fn begin(
     let (folder, made) = occupy(&place)?;
     let past = found(&folder, &opening).inspect_err(|_| {
         if made {
-            place.parent.remove_if_empty(&place.partial);
+            let _ = place.parent.remove_empty(&place.partial);
         }
     })?;
     // Another run may have put its result in place while this one waited for the lock.
@@ -72,7 +72,7 @@ fn occupy(place: &Place) -> Result<(Folder, bool)> {
             Ok(None) => {}
             Err(error) => {
                 if made && !matches!(*error.kind, Kind::Locked) {
-                    place.parent.remove_if_empty(&place.partial);
+                    let _ = place.parent.remove_empty(&place.partial);
                 }
                 return Err(error);
             }
@@ -183,7 +183,7 @@ fn abandon(place: &Place, folder: &Folder, layout: &Layout, made: bool) {
     let names = files.chain([journal::NEW, journal::NAME]);
     let cleared = names.map(|name| folder.remove(OsStr::new(name))).all(|removed| removed.is_ok());
     if cleared && made {
-        place.parent.remove_if_empty(&place.partial);
+        let _ = place.parent.remove_empty(&place.partial);
     }
 }
 

@@ -201,9 +201,9 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes an empty directory if it is one.
-    pub(super) fn remove_if_empty(&self, name: &OsStr) {
-        let _ = system::remove_folder(&self.handle, name);
+    /// Removes an empty directory; anything else is an error, and stays.
+    pub(super) fn remove_empty(&self, name: &OsStr) -> io::Result<()> {
+        system::remove_folder(&self.handle, name)
     }
 
     /// Waits until the names in it are on the disk.

@@ -30,15 +30,22 @@ pub(super) fn publish(
     unchanged: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
     output.sync()?;
-    check_weights(output)?;
+    check_files(output)?;
     write_small_files(output, &with_index(sidecars, output.index.as_deref()), manifest)?;
     output.folder.sync()?;
     unchanged()?;
     put_in_place(output)
 }
 
-/// The files that were written are still those of these names, of their sizes.
-fn check_weights(output: &Output) -> Result<()> {
+/// The directory and the files that were written are still those of these names, of their sizes.
+///
+/// Where there are no locks, another run may have put the directory in place: it is not touched any more.
+fn check_files(output: &Output) -> Result<()> {
+    let place = &output.place;
+    if !has(place, &place.partial, output.folder.look_at_self()?.stamp)? {
+        let what = "the directory was moved, or put in place by another run".into();
+        return Err(Error::from(Kind::Changed { what }).path(output.folder.path()));
+    }
     for file in &output.files {
         let look = output.folder.look(&file.name)?;
         if !look.is_some_and(|look| look.stamp == file.stamp && look.bytes == file.bytes) {
@@ -99,8 +106,12 @@ fn exchange(place: &Place, standing: Standing) -> Result<()> {
     let rename = |from: &OsStr, to: &OsStr, onto| parent.rename(from, parent, to, onto);
     let moved = match standing {
         Standing::Nothing => rename(&place.partial, &place.name, Onto::Nothing),
-        // Takes the place of an empty directory and of nothing else: the kernel refuses all others.
-        Standing::Empty(_) => rename(&place.partial, &place.name, Onto::Empty),
+        // Takes the place of an empty directory and of nothing else: the kernel refuses all others. Some servers refuse
+        // this too; then the empty one goes first.
+        Standing::Empty(_) => rename(&place.partial, &place.name, Onto::Empty).or_else(|error| {
+            parent.remove_empty(&place.name).map_err(|_| error)?;
+            rename(&place.partial, &place.name, Onto::Empty)
+        }),
         Standing::Full(_) => rename(&place.partial, &place.name, Onto::Exchange),
     };
     let moved = match (standing, moved) {

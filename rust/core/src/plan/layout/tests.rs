@@ -33,7 +33,7 @@ fn check(layout: &Layout) {
             assert_eq!(view.data().len() as u64, tensor.bytes);
             let at = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
             assert!(tensor.bytes == 0 || at as u64 == tensor.offset, "{}", tensor.name);
-            assert!(tensor.offset.is_multiple_of((tensor.dtype.bits() as u64 / 8).max(1)));
+            assert!(tensor.offset.is_multiple_of((tensor.dtype.bytes_for(8).unwrap() / 8).max(1)));
         }
         found += read.len();
     }

@@ -268,3 +268,14 @@ fn a_parent_that_is_missing_or_a_file_is_named() {
         assert!(error.errno().is_some());
     }
 }
+
+#[test]
+fn the_journal_is_on_the_disk_before_any_other_file_is_there() {
+    let (_room, target) = scene();
+    let begin = || Output::begin(&target, &layout(), &run(), false).map(|_| ());
+    let (_, calls) = under(Trial::default(), begin);
+    let journal = ["create", "write", "sync", "rename onto nothing", "sync", "sync", "open"];
+    let file = ["create", "allocate", "write"];
+    let expected: Vec<&str> = [&["mkdir", "lock"][..], &journal, &file, &file].concat();
+    assert_eq!(calls, expected);
+}

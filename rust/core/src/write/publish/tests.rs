@@ -147,7 +147,7 @@ fn killed_at_any_two_calls_too() {
 #[test]
 fn a_call_that_fails_is_told_with_a_path_and_can_be_resumed() {
     let expected = expected();
-    for before in [Before::Nothing, Before::Full] {
+    for before in [Before::Nothing, Before::Empty, Before::Full] {
         for (lacking, errno) in LACKING.into_iter().flat_map(|lacking| {
             [(lacking, Errno::NOSPC), (lacking, Errno::IO), (lacking, Errno::DQUOT)]
         }) {
@@ -340,4 +340,100 @@ fn the_mode_of_a_directory_that_was_there_stays() {
         let found = fs::metadata(scene.target()).unwrap().permissions().mode() & 0o7777;
         assert_eq!(found, kept, "{found:o}");
     }
+}
+
+#[test]
+fn a_step_that_fails_leaves_what_can_be_resumed_at_once() {
+    for before in [Before::Nothing, Before::Full] {
+        let (_, calls) = under(Trial::default(), || Scene::new(before).merge());
+        let last =
+            calls.iter().rposition(|call| *call == "exchange" || *call == "rename onto nothing");
+        let fail_at = Some((last.unwrap(), Errno::IO));
+        let scene = Scene::new(before);
+        let (result, _) = under(Trial { fail_at, ..Trial::default() }, || scene.merge());
+        assert_eq!(result.unwrap_err().errno(), Some(libc::EIO));
+        assert!(scene.parent().join("out.partial").join(journal::NAME).exists());
+        assert!(!scene.parent().join("out.partial.journal").exists());
+    }
+}
+
+#[test]
+fn the_last_steps_of_a_living_run_are_left_to_it() {
+    for before in [Before::Nothing, Before::Full] {
+        let (_, calls) = under(Trial::default(), || Scene::new(before).merge());
+        let out = calls.len() - calls.iter().rev().position(|call| *call == "chmod").unwrap_or(7);
+        for (at, call) in calls.iter().enumerate().skip(out) {
+            let scene = Scene::new(before);
+            let overwrite = before == Before::Full;
+            let trial = Trial { kill_at: Some(at), ..Trial::default() };
+            let (output, _) = under(trial, || {
+                let begun = Output::begin(&scene.target(), &layout(), &run(), overwrite);
+                let (output, _) = begun.unwrap();
+                for tensor in &layout().tensors {
+                    let bytes = crate::write::fixture::content(tensor);
+                    output.write_at(tensor.file, tensor.offset, &bytes).unwrap();
+                    output.record(&[crate::write::fixture::finished_of(tensor)]).unwrap();
+                }
+                let small = sidecars(scene.room.path());
+                let sealed = manifest(&layout(), &small).unwrap();
+                publish(&output, &small, &sealed, &|| Ok(())).unwrap_err();
+                output
+            });
+            let beside = scene.parent().join("out.partial.journal").exists();
+            let locked = finish_replacement(&scene.target());
+            if beside {
+                let error = locked.unwrap_err();
+                assert!(matches!(*error.kind, Kind::Locked), "{call}: {error}");
+            }
+            drop(output);
+            scene.merge().unwrap();
+            scene.check_done(&expected(), call);
+        }
+    }
+}
+
+#[test]
+fn what_was_put_among_the_files_during_the_run_is_not_published() {
+    let scene = Scene::new(Before::Nothing);
+    let (output, _) = Output::begin(&scene.target(), &layout(), &run(), false).unwrap();
+    for tensor in &layout().tensors {
+        let bytes = crate::write::fixture::content(tensor);
+        output.write_at(tensor.file, tensor.offset, &bytes).unwrap();
+    }
+    fs::create_dir(scene.parent().join("out.partial/folder")).unwrap();
+    fs::write(scene.parent().join("out.partial/folder/added"), "x").unwrap();
+    let small = sidecars(scene.room.path());
+    let sealed = manifest(&layout(), &small).unwrap();
+    output.publish(&small, &sealed, &|| Ok(())).unwrap();
+    scene.check_done(&expected(), "added");
+}
+
+#[test]
+fn a_weight_file_that_was_exchanged_during_the_run_is_not_published() {
+    let scene = Scene::new(Before::Nothing);
+    let (output, _) = Output::begin(&scene.target(), &layout(), &run(), false).unwrap();
+    let path = scene.parent().join("out.partial").join(&layout().files[0].name);
+    fs::rename(&path, path.with_extension("saved")).unwrap();
+    fs::copy(path.with_extension("saved"), &path).unwrap();
+    let small = sidecars(scene.room.path());
+    let sealed = manifest(&layout(), &small).unwrap();
+    let error = output.publish(&small, &sealed, &|| Ok(())).unwrap_err();
+    assert!(matches!(*error.kind, Kind::Changed { .. }));
+    assert_eq!(error.path.as_deref(), Some(&*path));
+}
+
+#[test]
+fn a_result_that_another_run_put_in_place_is_not_touched() {
+    let scene = Scene::new(Before::Nothing);
+    let trial = || Trial { lacking: &["lock"], ..Trial::default() };
+    let begin = || Output::begin(&scene.target(), &layout(), &run(), false).unwrap().0;
+    // Without locks two runs may share a directory; the first to end has it.
+    let (slow, _) = under(trial(), begin);
+    rustix::fs::rename(scene.parent().join("out.partial"), scene.target()).unwrap();
+    let before = snapshot(&scene.target());
+    let small = sidecars(scene.room.path());
+    let sealed = manifest(&layout(), &small).unwrap();
+    let (result, _) = under(trial(), || slow.publish(&small, &sealed, &|| Ok(())));
+    assert!(matches!(*result.unwrap_err().kind, Kind::Changed { .. }));
+    assert_eq!(snapshot(&scene.target()), before);
 }

@@ -189,3 +189,18 @@ fn stops_when_asked() {
     let error = verify(&target, &Team::solo(), &progress).unwrap_err();
     assert!(matches!(*error.kind, Kind::Cancelled));
 }
+
+#[test]
+fn bytes_that_no_hash_covers_are_a_problem() {
+    let (_room, target) = result();
+    let path = target.join(manifest::NAME);
+    let body = manifest::open(&fs::read(&path).unwrap()).unwrap();
+    for name in layout().tensors.iter().filter(|tensor| tensor.bytes > 0).map(|tensor| &tensor.name)
+    {
+        let mut body = body.clone();
+        body["tensors"].as_object_mut().unwrap().remove(name);
+        fs::write(&path, manifest::seal(&body)).unwrap();
+        let found = problems(&target);
+        assert!(found.iter().any(|problem| problem.to_string().contains("cover")), "{found:?}");
+    }
+}
