@@ -15,7 +15,7 @@ from statistics import median
 from typing import NamedTuple
 
 from measure import Measured, measure
-from recipes import BEST, METHODS, USUAL
+from recipes import BEST, METHODS, MIB, USUAL
 
 MANY = 10_000  # tensors; from here on the time of one tensor is told as well
 ROOFLINE, COPY, OURS = "roofline", "copy", "branchmerge"
@@ -103,17 +103,18 @@ def table(runs: Runs, tensors: int) -> list[str]:
     for name, by_program in runs.items():
         walls = {program: median(run.wall for run in kept) for program, kept in by_program.items()}
         for program, kept in by_program.items():
-            row = [name, program, *figures(kept), *ratios(walls, program, name)]
+            row = [name, program, *figures(kept, program, name), *ratios(walls, program, name)]
             rows.append([*row, f"{walls[program] / tensors * 1e6:.1f}"])
     return ["| " + " | ".join(row[:columns]) + " |" for row in rows]
 
 
-def figures(kept: list[Run]) -> list[str]:
+def figures(kept: list[Run], program: str, name: str) -> list[str]:
     walls = [run.wall for run in kept]
     wall = f"{median(walls):.2f} ({min(walls):.2f}-{max(walls):.2f})"
     private, own = max(run.private for run in kept), max(run.told or 0 for run in kept)
     cpu = median(run.cpu for run in kept)
-    return [wall, f"{cpu:.2f}", f"{private / 2**20:.0f}", f"{own / 2**20:.0f}" if own else ""]
+    bound = f" (≤ {METHODS[name].private // MIB})" if program == OURS else ""
+    return [wall, f"{cpu:.2f}", f"{private / MIB:.0f}{bound}", f"{own / MIB:.0f}" if own else ""]
 
 
 def ratios(walls: dict[str, float], program: str, name: str) -> list[str]:
