@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,9 +57,9 @@ def _mend_streams() -> None:
 
 
 def _listen() -> None:
-    """Let SIGTERM and SIGHUP end the run as Ctrl-C does, unless whoever started it wants them ignored."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:
+    """Let SIGINT, SIGTERM and SIGHUP end the run in one way, unless whoever started it wants them ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) in {signal.SIG_DFL, signal.default_int_handler}:
             signal.signal(number, _stop)
 
 
@@ -72,9 +72,9 @@ def _flushed(status: int) -> int:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        _discard(sys.stdout.fileno())
+        discard(sys.stdout)
     except OSError as error:
-        _discard(sys.stdout.fileno())
+        discard(sys.stdout)
         from branchmerge.cli import terminal
 
         terminal.complain(f"standard output: {error.strerror}")
@@ -82,12 +82,12 @@ def _flushed(status: int) -> int:
     try:
         sys.stderr.flush()
     except OSError:
-        _discard(sys.stderr.fileno())
+        discard(sys.stderr)
     return status
 
 
-def _discard(descriptor: int) -> None:
+def discard(stream: TextIO) -> None:
     """Point a stream that cannot be written at nothing, so that the interpreter's last flush succeeds."""
     nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, descriptor)
+    os.dup2(nothing, stream.fileno())
     os.close(nothing)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from branchmerge.cli import discard
 from branchmerge.errors import RecipeError, shown
 from branchmerge.merge.engine import VERSION
 
@@ -55,5 +57,10 @@ def program() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; errors are raised, the exit status comes back."""
-    status = program.main(args=list(arguments), prog_name="branchmerge", standalone_mode=False)
+    try:
+        status = program.main(args=list(arguments), prog_name="branchmerge", standalone_mode=False)
+    except SystemExit:
+        # click ends so in one case only: whoever read the help went away.
+        discard(sys.stdout)
+        return 0
     return status if isinstance(status, int) else 0

@@ -14,7 +14,7 @@ import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from branchmerge.cli import Stopped
+from branchmerge.cli import Stopped, discard
 from branchmerge.errors import LONGEST_MESSAGE, BranchmergeError, Problem, RecipeError, cut, shown
 
 if TYPE_CHECKING:
@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """A line of the result."""
-    sys.stdout.write(text + "\n")
+    """A line of the result; where its reader went away it is lost, where it cannot be stored that is an error."""
+    try:
+        sys.stdout.write(text + "\n")
+    except BrokenPipeError:
+        discard(sys.stdout)
+    except OSError as error:
+        raise OSError(error.errno, f"standard output: {error.strerror}") from error
 
 
 def say_json(data: Any) -> None:

@@ -73,7 +73,9 @@ def parse(data: bytes, *, file: str) -> Recipe:
         reader.stop(f"not YAML: {error.reason}", text[: error.position].count("\n") + 1)
     if root.pairs is None:
         hint = "a recipe begins like `merge_method: arcee`"
-        reader.stop("the file is empty" if root.scalar is None else "a recipe is a mapping of keys", 1, hint)
+        reader.stop(
+            "the file is empty" if root.scalar is None and not root.items else "a recipe is a mapping of keys", 1, hint
+        )
     content = reader.value(root, "")
     return Recipe(content, file=file, lines=reader.lines, problems=tuple(reader.problems))
 
@@ -238,14 +240,15 @@ def _bytes(path: str) -> bytes:
 
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except ValueError as error:
-        raise refuse(str(error)) from None
-    except OSError as error:
-        raise refuse(f"{error.strerror}") from error
-    with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor has no path)
+    except (OSError, ValueError) as error:
+        raise refuse(getattr(error, "strerror", None) or str(error)) from error
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise refuse("not a regular file", "a recipe is a YAML file")
-        data = file.read(LARGEST + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(LARGEST + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > LARGEST:
         raise refuse(f"larger than {LARGEST} bytes, which no recipe is")
     return data
