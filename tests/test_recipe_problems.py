@@ -81,8 +81,10 @@ def test_dead_keys_warn(models: Path, key: str) -> None:
     ("recipe", "part"),
     [
         (
-            "merge_method: linear\n"
-            "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: -1}}]\n",
+            (
+                "merge_method: linear\n"
+                "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: -1}}]\n"
+            ),
             "weight",
         ),
         (
