@@ -21,9 +21,10 @@ NEAR_KL = 1e-4
 
 def linear(tensors: list[Real], weight: list[float], *, normalize: bool = True) -> Real:
     """Σ w·x, divided by Σ w."""
-    total = sum((w * x for w, x in zip(weight, tensors, strict=True)), np.zeros_like(tensors[0]))
-    found: Real = np.stack([total / sum(weight) if normalize else total])
-    return found
+    total = np.zeros_like(tensors[0])
+    for w, x in zip(weight, tensors, strict=True):
+        total = total + w * x
+    return (total / sum(weight) if normalize else total)[None]
 
 
 def slerp(base: Real, other: Real, t: float) -> Real:
@@ -34,7 +35,8 @@ def slerp(base: Real, other: Real, t: float) -> Real:
     if abs(cosine) > 0.9995:
         return ((1 - t) * base + t * other)[None]
     angle = np.arccos(cosine)
-    return ((np.sin((1 - t) * angle) * base + np.sin(t * angle) * other) / np.sin(angle))[None]
+    found: Real = np.sin((1 - t) * angle) / np.sin(angle) * base + np.sin(t * angle) / np.sin(angle) * other
+    return found[None]
 
 
 def passthrough(tensor: Real, scale: float | None) -> Real:
