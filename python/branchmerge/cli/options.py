@@ -13,7 +13,7 @@ from branchmerge.cli import Stopped, terminal
 from branchmerge.errors import RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from branchmerge.merge.functions import Options
     from branchmerge.merge.recipe import Recipe
@@ -73,12 +73,20 @@ def run(recipe: Recipe, out: str, flags: Flags) -> int:
     plan = functions.decide(said, _options(out, flags))
     if flags.dry_run:
         return tell_plan(plan, as_json=flags.as_json, quiet=flags.quiet)
+    _warn(plan.warnings, flags)
     if plan.problems:
         return terminal.complain_all(plan.problems)
     with _resumable(out), terminal.progress(quiet=flags.quiet) as report:
         result = functions.carry_out(plan, progress=report)
+    _warn([one for one in result.warnings if one not in plan.warnings], flags)
     _tell_result(result, flags)
     return 0
+
+
+def _warn(warnings: Iterable[str], flags: Flags) -> None:
+    if not flags.quiet:
+        for warning in warnings:
+            terminal.warn(warning)
 
 
 def _options(out: str, flags: Flags) -> Options:
@@ -102,9 +110,6 @@ def _resumable(out: str) -> Iterator[None]:
 def _tell_result(result: Result, flags: Flags) -> None:
     from branchmerge.merge.results import as_data
 
-    if not flags.quiet:
-        for warning in result.warnings:
-            terminal.warn(warning)
     if flags.as_json:
         terminal.say_json(as_data(result))
     elif not flags.quiet:
