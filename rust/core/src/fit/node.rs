@@ -1,0 +1,148 @@
+//! A method fitted to a tensor: from here on it is a function of blocks, and may stand wherever a stored tensor may.
+
+use crate::error::{Error, Kind, Result};
+use crate::fit::method::{Figures, Kernel, Space};
+use crate::fit::number::Number;
+use crate::fit::tensor::{Block, Raw, Scratch, Tensor};
+use crate::read::dtype::{self, Dtype, Real};
+use crate::vectorised;
+
+/// A fitted method and what it works on.
+pub struct Node<'a, R> {
+    /// Its operands.
+    pub tensor: Tensor<'a, R>,
+    /// What it does to a block.
+    pub kernel: Kernel<R>,
+    /// What writing this result to disk and reading it again would make of it.
+    pub rounding: Option<Dtype>,
+    /// What the fit found, for the result.
+    pub figures: Figures,
+}
+
+/// What was counted while a chunk was made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Elements taken from a branch, where the method takes elements.
+    pub taken: u64,
+    /// Elements whose value is not the base's.
+    pub changed: u64,
+    /// Non-finite elements carried through.
+    pub carried: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.taken += other.taken;
+        self.changed += other.changed;
+        self.carried += other.carried;
+    }
+}
+
+impl<R: Number> Node<'_, R> {
+    /// The merged elements of a block; returns how many were taken.
+    pub fn evaluate(&self, block: &Block<'_, R>, out: &mut [R]) -> u64 {
+        let taken = (self.kernel)(block, out);
+        if self.tensor.space == Space::Delta {
+            add_base(out, block.base());
+        }
+        taken
+    }
+
+    /// Rounds as an intermediate on disk would have been.
+    pub fn round(&self, values: &mut [R], bytes: &mut Vec<u8>) -> Result<()> {
+        if let Some(dtype) = self.rounding {
+            bytes.resize(values.len() * (dtype.bits() / 8) as usize, 0);
+            dtype::encode(dtype, values, bytes)?;
+            dtype::decode(dtype, bytes, values)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a chunk of the output from what was read: its bytes as `dtype` into `out`.
+    pub fn apply(
+        &self,
+        raw: &Raw<'_>,
+        scratch: &mut Scratch<R>,
+        dtype: Dtype,
+        merged: &mut Vec<R>,
+        out: &mut [u8],
+    ) -> Result<Tally> {
+        let size = (dtype.bits() / 8) as usize;
+        let limit = overflow_limit::<R>(dtype);
+        let mut tally = Tally::default();
+        let mut at = 0;
+        let mut failed = Ok(());
+        self.tensor.blocks_with(raw, scratch, |block, carried| {
+            merged.resize(block.length, R::ZERO);
+            tally.taken += self.evaluate(block, merged);
+            if failed.is_ok() && !all_below(merged, limit) {
+                failed = Err(self.overflow(dtype, block.start, merged, limit));
+            }
+            if self.tensor.has_base {
+                tally.changed += count_different(merged, block.base());
+            }
+            for &(e, value) in carried {
+                merged[e] = value;
+            }
+            tally.carried += carried.len() as u64;
+            let bytes = &mut out[at * size..(at + block.length) * size];
+            at += block.length;
+            dtype::encode(dtype, merged, bytes)
+        })?;
+        failed.map(|()| tally)
+    }
+
+    fn overflow(&self, dtype: Dtype, start: u64, merged: &[R], limit: R) -> Error {
+        if self.tensor.context.carry {
+            // Allowed like any other non-finite value: the encoder writes infinity (or NaN where there is none).
+        }
+        let at = merged.iter().position(|value| !(value.abs() < limit)).unwrap_or(0);
+        let what = format!("the result {:e} does not fit {}", merged[at].to_f64(), dtype.name());
+        Error::from(Kind::NotFinite { what, element: start + at as u64 }).tensor(self.tensor.name)
+    }
+}
+
+/// The smallest magnitude that becomes infinite (or NaN) as `dtype`.
+fn overflow_limit<R: Number>(dtype: Dtype) -> R {
+    // The largest finite number and half a step; at the tie the even neighbour wins, which is beyond, but for E4M3.
+    let two = |exponent: i32| 2f64.powi(exponent);
+    match dtype {
+        Dtype::F16 => R::from_f64(65_520.0),
+        Dtype::Bf16 => R::from_f64(two(128) - two(119)),
+        Dtype::F8E4M3 => R::from_key(R::Key::above(R::from_f64(464.0).key())),
+        Dtype::F8E5M2 => R::from_f64(61_440.0),
+        Dtype::F32 if R::IS_F64 => R::from_f64(two(128) - two(103)),
+        _ => R::from_f64(f64::INFINITY),
+    }
+}
+
+vectorised! {
+    fn all_below<R: Number>(values: &[R], limit: R) -> bool {
+        // Written so that NaN is not below.
+        let mut below = true;
+        for value in values {
+            below &= value.abs() < limit;
+        }
+        below
+    }
+}
+
+vectorised! {
+    fn count_different<R: Number>(values: &[R], base: &[R]) -> u64 {
+        let mut count = 0u32;
+        for (value, base) in values.iter().zip(base) {
+            count += u32::from(value != base);
+        }
+        u64::from(count)
+    }
+}
+
+vectorised! {
+    fn add_base<R: Number>(delta: &mut [R], base: &[R]) {
+        // Adding +0 to −0 would lose the base's sign.
+        for (delta, &base) in delta.iter_mut().zip(base) {
+            let sum = base + *delta;
+            *delta = if *delta == R::ZERO { base } else { sum };
+        }
+    }
+}
