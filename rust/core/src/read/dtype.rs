@@ -122,10 +122,7 @@ impl Dtype {
     /// Whether numbers of it merge.
     #[must_use]
     pub fn is_float(self) -> bool {
-        matches!(
-            self,
-            Self::BF16 | Self::F16 | Self::F32 | Self::F64 | Self::F8E4M3 | Self::F8E5M2
-        )
+        matches!(self, Self::BF16 | Self::F16 | Self::F32 | Self::F64 | Self::F8E4M3 | Self::F8E5M2)
     }
 
     /// Bytes of so many elements; nothing where they are not whole bytes, or too many to count.

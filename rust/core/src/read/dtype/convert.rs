@@ -42,6 +42,14 @@ pub fn encode<R: Real>(dtype: Dtype, values: &[R], out: &mut [u8]) -> Result<()>
     Ok(())
 }
 
+/// A zero that the compiler does not know.
+///
+/// It keeps the loops that only copy from becoming calls of `memcpy`: on some processors that runs at 2 GB/s for
+/// blocks of this size, against 40 for the loop.
+fn unseen_zero() -> u32 {
+    std::hint::black_box(0)
+}
+
 fn check(dtype: Dtype, elements: usize, bytes: usize) -> Result<()> {
     let name = dtype.name();
     let what = if !dtype.is_float() {
@@ -56,31 +64,35 @@ fn check(dtype: Dtype, elements: usize, bytes: usize) -> Result<()> {
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn widen<R: Real, F: Format, const BYTES: usize>(bytes: &[u8], out: &mut [R]) {
+    let none = unseen_zero();
     for (value, stored) in out.iter_mut().zip(bytes.as_chunks::<BYTES>().0) {
         let mut pattern = [0; 4];
         pattern[..BYTES].copy_from_slice(stored);
-        *value = R::widen::<F>(u32::from_le_bytes(pattern));
+        *value = R::widen::<F>(u32::from_le_bytes(pattern) ^ none);
     }
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn narrow<R: Real, F: Format, const BYTES: usize>(values: &[R], out: &mut [u8]) {
+    let none = unseen_zero();
     for (stored, value) in out.as_chunks_mut::<BYTES>().0.iter_mut().zip(values) {
-        let pattern = value.narrow::<F>().to_le_bytes();
+        let pattern = (value.narrow::<F>() ^ none).to_le_bytes();
         stored.copy_from_slice(&pattern[..BYTES]);
     }
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn from_doubles<R: Real>(bytes: &[u8], out: &mut [R]) {
+    let none = u64::from(unseen_zero());
     for (value, stored) in out.iter_mut().zip(bytes.as_chunks::<8>().0) {
-        *value = R::from_double(f64::from_le_bytes(*stored));
+        *value = R::from_double(f64::from_bits(u64::from_le_bytes(*stored) ^ none));
     }
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn into_doubles<R: Real>(values: &[R], out: &mut [u8]) {
+    let none = u64::from(unseen_zero());
     for (stored, value) in out.as_chunks_mut::<8>().0.iter_mut().zip(values) {
-        *stored = value.into_double().to_le_bytes();
+        *stored = (value.into_double().to_bits() ^ none).to_le_bytes();
     }
 }

@@ -66,7 +66,7 @@ pub trait Wide: Sized {
 
 macro_rules! wide {
     ($float:ident, $bits:ident, $signed:ident, exponent: $exponent:literal, mantissa: $mantissa:literal,
-     $from_double:expr, $into_double:expr) => {
+     from: |$value:ident| $from_double:expr, into: |$self:ident| $into_double:expr) => {
         #[allow(private_bounds, clippy::inline_always)]
         impl Wide for $float {
             #[inline(always)]
@@ -126,18 +126,18 @@ macro_rules! wide {
             }
 
             #[inline(always)]
-            fn from_double(value: f64) -> Self {
-                $from_double(value)
+            fn from_double($value: f64) -> Self {
+                $from_double
             }
 
             #[inline(always)]
-            fn into_double(self) -> f64 {
-                $into_double(self)
+            fn into_double($self) -> f64 {
+                $into_double
             }
         }
     };
 }
 
 wide!(f32, u32, i32, exponent: 8, mantissa: 23,
-    |value: f64| f32::from_bits(value.narrow::<Single>()), |value: f32| f64::widen::<Single>(value.to_bits()));
-wide!(f64, u64, i64, exponent: 11, mantissa: 52, |value| value, |value| value);
+    from: |value| f32::from_bits(value.narrow::<Single>()), into: |self| f64::widen::<Single>(self.to_bits()));
+wide!(f64, u64, i64, exponent: 11, mantissa: 52, from: |value| value, into: |self| self);
