@@ -1,5 +1,7 @@
 //! Every pattern of the narrow formats, and rounding against a slow oracle: a search among all numbers of a format.
 
+#![allow(clippy::float_cmp, reason = "exact is what is tested")]
+
 use proptest::prelude::*;
 
 use super::*;

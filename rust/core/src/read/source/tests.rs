@@ -25,6 +25,7 @@ fn cut(path: &Path, length: u64) {
 }
 
 /// Reads a byte that the compiler cannot have read before.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "where it lies matters")]
 fn touch(byte: &u8) -> u8 {
     // SAFETY: a reference is valid for reads.
     unsafe { ptr::read_volatile(byte) }
@@ -147,7 +148,7 @@ fn what_changed_is_told() {
 fn a_file_cut_short_is_an_error_before_it_is_read() {
     let _armed = LostPages::arm();
     for io in BOTH {
-        let (_folder, path) = folder_with(&[1; 100_000]);
+        let (_folder, path) = folder_with(&vec![1; 100_000]);
         let source = Source::open(&path, io).unwrap();
         cut(&path, 5000);
         let mut buffer = Vec::new();
@@ -163,8 +164,8 @@ fn a_file_cut_short_is_an_error_before_it_is_read() {
 #[test]
 #[cfg_attr(miri, ignore = "maps files")]
 fn a_page_lost_under_the_map_is_told_and_reads_as_zeros() {
-    let (_folder, path) = folder_with(&[7; 1 << 20]);
-    let (_other_folder, other_path) = folder_with(&[7; 1 << 20]);
+    let (_folder, path) = folder_with(&vec![7; 1 << 20]);
+    let (_other_folder, other_path) = folder_with(&vec![7; 1 << 20]);
     let source = Source::open(&path, Io::Map).unwrap();
     let other = Source::open(&other_path, Io::Map).unwrap();
     let (_armed, _twice) = (LostPages::arm(), LostPages::arm());
