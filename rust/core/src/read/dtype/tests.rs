@@ -13,7 +13,7 @@ const NARROW: [(Dtype, u32, i32); 4] =
 /// The number of a pattern by its definition, sign · 2^exponent · mantissa.
 fn number(dtype: Dtype, pattern: u32) -> f64 {
     let (_, exponent_bits, mantissa_bits) = NARROW.into_iter().find(|row| row.0 == dtype).unwrap();
-    let mantissa = f64::from(pattern & ((1 << mantissa_bits) - 1)) / 2f64.powi(mantissa_bits);
+    let mantissa = f64::from(pattern & ((1 << mantissa_bits) - 1)) / two_to(mantissa_bits);
     let exponent = (pattern >> mantissa_bits & ((1 << exponent_bits) - 1)) as i32;
     let bias = (1 << (exponent_bits - 1)) - 1;
     let all_ones = exponent == (1 << exponent_bits) - 1;
@@ -27,11 +27,15 @@ fn number(dtype: Dtype, pattern: u32) -> f64 {
     if pattern >> (dtype.bits() - 1) & 1 == 1 { -magnitude } else { magnitude }
 }
 
+fn two_to(exponent: i32) -> f64 {
+    f64::from_bits(((1023 + exponent) as u64) << 52)
+}
+
 fn finite(exponent: i32, mantissa: f64, bias: i32) -> f64 {
     if exponent == 0 {
-        mantissa * 2f64.powi(1 - bias)
+        mantissa * two_to(1 - bias)
     } else {
-        (1.0 + mantissa) * 2f64.powi(exponent - bias)
+        (1.0 + mantissa) * two_to(exponent - bias)
     }
 }
 
@@ -85,7 +89,8 @@ fn all_patterns_come_back<R: Real>(dtype: Dtype) {
         let expected = number(dtype, pattern as u32);
         let same = value.to_f64() == expected || value.to_f64().is_nan() && expected.is_nan();
         assert!(same, "{dtype:?} {pattern:#x}: {value:?} against {expected}");
-        assert_eq!(value.to_f64().is_sign_negative(), expected.is_sign_negative());
+        let sign = value.to_f64().is_sign_negative();
+        assert!(expected.is_nan() || sign == expected.is_sign_negative());
     }
     let mut back = vec![0; bytes.len()];
     encode(dtype, &values, &mut back).unwrap();
@@ -128,11 +133,12 @@ fn halves_agree_with_another_implementation() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "slow")]
 fn rounding_is_to_nearest_even_once() {
     for (dtype, ..) in NARROW {
         let magnitudes = magnitudes(dtype);
         // Numbers, halves between, and the neighbours of both: ties, subnormals and the border of overflow among them.
-        for pair in magnitudes.windows(2).step_by(if cfg!(miri) { 501 } else { 1 }) {
+        for pair in magnitudes.windows(2) {
             let middle = f64::midpoint(pair[0], pair[1]);
             for value in [pair[0], middle, pair[1]] {
                 for value in [value.next_down(), value, value.next_up()] {

@@ -11,6 +11,7 @@ fn refused(text: impl AsRef<[u8]>) -> String {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "slow")]
 fn what_is_not_strict_is_refused() {
     for text in [r#"{"a":1,"a":1}"#, r#"[{"b":{"a":1,"c":2,"\u0061":3}}]"#] {
         assert!(refused(text).contains("the key `a` stands twice at line 1 column"));
@@ -84,6 +85,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: if cfg!(miri) { 4 } else { 512 }, ..ProptestConfig::default() })]
 
     #[test]
+    #[cfg_attr(miri, ignore = "slow")]
     fn what_is_read_is_what_was_written(value in any_value()) {
         for text in [serde_json::to_string(&value).unwrap(), serde_json::to_string_pretty(&value).unwrap()] {
             prop_assert_eq!(&parse(text.as_bytes(), "it", 1 << 20).unwrap(), &value);
