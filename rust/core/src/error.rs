@@ -302,22 +302,27 @@ impl Error {
             }
             Kind::NoCheckpoint { hint } | Kind::OutputExists { hint, .. } => Some(hint.clone()),
             Kind::NotFinite { .. } => Some("`--allow nan=carry` lets it through".into()),
-            Kind::Changed { .. } => {
-                Some("run again when nothing writes to the inputs".into())
-            }
+            Kind::Changed { .. } => Some("run again when nothing writes to the inputs".into()),
             Kind::OtherRun { .. } => {
                 Some("remove the `.partial` directory to start over, or name another output".into())
             }
             Kind::Locked => Some("wait for it to end, or name another output".into()),
-            Kind::DiskFull { .. } => Some("free some room, or write to another disk with -o".into()),
+            Kind::DiskFull { .. } => {
+                Some("free some room, or write to another disk with -o".into())
+            }
             Kind::MemoryBound { needed, .. } => {
                 Some(format!("give `--memory {}MiB` or more", needed.div_ceil(1 << 20)))
             }
-            Kind::OutOfMemory { .. } => Some("give a smaller `--memory` or fewer `--threads`".into()),
-            Kind::Internal { .. } => Some("this is a defect of branchmerge; please report it".into()),
-            Kind::Os { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => {
-                Some("free some room and give the same command again: it goes on where it stopped".into())
+            Kind::OutOfMemory { .. } => {
+                Some("give a smaller `--memory` or fewer `--threads`".into())
             }
+            Kind::Internal { .. } => {
+                Some("this is a defect of branchmerge; please report it".into())
+            }
+            Kind::Os { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => Some(
+                "free some room and give the same command again: it goes on where it stopped"
+                    .into(),
+            ),
             _ => None,
         }
     }
@@ -411,9 +416,10 @@ fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Option<
         Some((distance, word)) if distance <= 1 + found.chars().count() / 3 => {
             Some(format!("did you mean `{word}`?"))
         }
-        _ if !known.is_empty() && known.len() <= 30 => {
-            Some(format!("known are {}", known.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")))
-        }
+        _ if !known.is_empty() && known.len() <= 30 => Some(format!(
+            "known are {}",
+            known.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+        )),
         _ => None,
     }
 }

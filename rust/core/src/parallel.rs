@@ -98,10 +98,10 @@ pub fn apart<T: Send>(
     work: impl FnOnce() -> Result<T> + Send,
     mut watch: impl FnMut(),
 ) -> Result<T> {
+    let ended = AtomicBool::new(false);
+    let ended = &ended;
     thread::scope(|scope| {
         let watcher = thread::current();
-        let ended = AtomicBool::new(false);
-        let ended = &ended;
         let worker = thread::Builder::new()
             .name("branchmerge".into())
             .spawn_scoped(scope, move || {
@@ -123,10 +123,7 @@ pub fn apart<T: Send>(
 /// Runs `beside` on a second thread while `work` runs on this one; `beside` is told by its flag when the work has ended.
 ///
 /// Where the thread cannot be started, `beside` does not run: it may only do what is not needed.
-pub fn with_companion<T>(
-    beside: impl FnOnce(&AtomicBool) + Send,
-    work: impl FnOnce() -> T,
-) -> T {
+pub fn with_companion<T>(beside: impl FnOnce(&AtomicBool) + Send, work: impl FnOnce() -> T) -> T {
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
         let companion = thread::Builder::new().name("branchmerge".into());

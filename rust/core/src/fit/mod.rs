@@ -1,14 +1,32 @@
 //! What a method may ask of one output tensor, and what it gives back.
 //!
 //! `method`: the spec and the trait · `tensor`: operands, blocks, folds · `node`: a fitted method, which may itself be an
-//! operand · `statistics`: exact order statistics · `random`, `number`: the same bits everywhere.
+//! operand · `statistics`: exact order statistics and sums · `combine`: weighted sums of deltas · `random`, `number`: the
+//! same bits everywhere.
 
+pub mod combine;
 pub mod method;
 pub mod node;
 pub mod number;
 pub mod random;
 pub mod statistics;
 pub mod tensor;
+
+/// What a method file needs.
+pub mod prelude {
+    pub use crate::error::{Error, Result};
+    pub use crate::fit::combine::{self, Combine};
+    pub use crate::fit::method::{
+        Base, Figures, Fit, Grain, Kernel, Method, Parameter, Parameters, Per, Space, Spec, Type,
+        Value,
+    };
+    pub use crate::fit::number::{self, Key, Number};
+    pub use crate::fit::random::Stream;
+    pub use crate::fit::statistics;
+    pub use crate::fit::tensor::{Block, Row, Tensor};
+    pub use crate::read::dtype::Real;
+    pub use crate::vectorised;
+}
 
 /// What the vector functions are compiled for, besides the baseline.
 #[macro_export]

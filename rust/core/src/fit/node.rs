@@ -4,7 +4,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fit::method::{Figures, Kernel, Space};
 use crate::fit::number::Number;
 use crate::fit::tensor::{Block, Raw, Scratch, Tensor};
-use crate::read::dtype::{self, Dtype, Real};
+use crate::read::dtype::{self, Dtype};
 use crate::vectorised;
 
 /// A fitted method and what it works on.
@@ -71,12 +71,11 @@ impl<R: Number> Node<'_, R> {
         let limit = overflow_limit::<R>(dtype);
         let mut tally = Tally::default();
         let mut at = 0;
-        let mut failed = Ok(());
-        self.tensor.blocks_with(raw, scratch, |block, carried| {
+        self.tensor.blocks_carrying(raw, scratch, |block, carried| {
             merged.resize(block.length, R::ZERO);
             tally.taken += self.evaluate(block, merged);
-            if failed.is_ok() && !all_below(merged, limit) {
-                failed = Err(self.overflow(dtype, block.start, merged, limit));
+            if !all_below(merged, limit) {
+                tally.carried += self.overflows(dtype, block.start, merged, limit)?;
             }
             if self.tensor.has_base {
                 tally.changed += count_different(merged, block.base());
@@ -89,16 +88,18 @@ impl<R: Number> Node<'_, R> {
             at += block.length;
             dtype::encode(dtype, merged, bytes)
         })?;
-        failed.map(|()| tally)
+        Ok(tally)
     }
 
-    fn overflow(&self, dtype: Dtype, start: u64, merged: &[R], limit: R) -> Error {
-        if self.tensor.context.carry {
-            // Allowed like any other non-finite value: the encoder writes infinity (or NaN where there is none).
-        }
-        let at = merged.iter().position(|value| !(value.abs() < limit)).unwrap_or(0);
+    /// How many results do not fit the output's dtype; an error unless such values may go through.
+    fn overflows(&self, dtype: Dtype, start: u64, merged: &[R], limit: R) -> Result<u64> {
+        let beyond = |value: &R| !(value.abs() < limit);
+        let Some(at) = merged.iter().position(beyond).filter(|_| !self.tensor.context.carry) else {
+            return Ok(merged.iter().filter(|value| beyond(value)).count() as u64);
+        };
         let what = format!("the result {:e} does not fit {}", merged[at].to_f64(), dtype.name());
-        Error::from(Kind::NotFinite { what, element: start + at as u64 }).tensor(self.tensor.name)
+        Err(Error::from(Kind::NotFinite { what, element: start + at as u64 })
+            .tensor(self.tensor.name))
     }
 }
 
@@ -108,8 +109,8 @@ fn overflow_limit<R: Number>(dtype: Dtype) -> R {
     let two = |exponent: i32| 2f64.powi(exponent);
     match dtype {
         Dtype::F16 => R::from_f64(65_520.0),
-        Dtype::Bf16 => R::from_f64(two(128) - two(119)),
-        Dtype::F8E4M3 => R::from_key(R::Key::above(R::from_f64(464.0).key())),
+        Dtype::BF16 => R::from_f64(two(128) - two(119)),
+        Dtype::F8E4M3 => R::from_f64(464.0).successor(),
         Dtype::F8E5M2 => R::from_f64(61_440.0),
         Dtype::F32 if R::IS_F64 => R::from_f64(two(128) - two(103)),
         _ => R::from_f64(f64::INFINITY),

@@ -49,6 +49,8 @@ pub trait Number: Real {
     fn exp(self) -> Self;
     /// For a number of magnitude below 0.5: (e^d − 1, d·e^d − (e^d − 1)), both by series, relative error below 4 roundings.
     fn small_exp_terms(self) -> (Self, Self);
+    /// The next larger such number.
+    fn successor(self) -> Self;
     /// The smallest such number that is not below `value`.
     fn round_up(value: f64) -> Self;
     /// The largest such number that is not above `value`.
@@ -102,6 +104,10 @@ macro_rules! number {
             #[inline(always)]
             fn small_exp_terms(self) -> (Self, Self) {
                 (horner!(self, $($minus),*) * self, horner!(self, $($phi),*) * self * self)
+            }
+
+            fn successor(self) -> Self {
+                self.next_up()
             }
 
             fn round_up(value: f64) -> Self {

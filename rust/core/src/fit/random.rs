@@ -14,21 +14,36 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The stream of a branch (by its position in its merge) of a tensor under a seed.
+    /// The stream of a branch of a tensor under a seed. `place` says which branch: its position in its merge, after the
+    /// positions of the merges around that one.
     #[must_use]
-    pub fn new(seed: u64, tensor: &str, branch: usize) -> Self {
-        let mut hasher = blake3::Hasher::new_derive_key("branchmerge 2026 random stream of a branch");
-        hasher.update(&seed.to_le_bytes()).update(&(branch as u64).to_le_bytes());
+    pub fn new(seed: u64, tensor: &str, place: &[usize]) -> Self {
+        let mut hasher =
+            blake3::Hasher::new_derive_key("branchmerge 2026 random stream of a branch");
+        hasher.update(&seed.to_le_bytes()).update(&(place.len() as u64).to_le_bytes());
+        for &position in place {
+            hasher.update(&(position as u64).to_le_bytes());
+        }
         hasher.update(tensor.as_bytes());
         let hash = *hasher.finalize().as_bytes();
-        let word = |at: usize| u32::from_le_bytes([hash[at], hash[at + 1], hash[at + 2], hash[at + 3]]);
+        let word =
+            |at: usize| u32::from_le_bytes([hash[at], hash[at + 1], hash[at + 2], hash[at + 3]]);
         let order = u64::from(word(8)) | u64::from(word(12)) << 32;
         Self { key: [word(0), word(4)], order }
     }
 
-    /// Uniform 32-bit numbers of the elements from `start` (a multiple of four) on.
+    /// Uniform 32-bit numbers of the elements from `start` on.
     pub fn uniform(&self, start: u64, out: &mut [u32]) {
-        fill(self.key, start / 4, out);
+        // Four neighbours share a call; a block may begin within the four.
+        let before = (start % 4) as usize;
+        let head = ((4 - before) % 4).min(out.len());
+        let (head, rest) = out.split_at_mut(head);
+        let mut four = [0; 4];
+        if !head.is_empty() {
+            fill(self.key, start / 4, &mut four);
+            head.copy_from_slice(&four[before..before + head.len()]);
+        }
+        fill(self.key, start.div_ceil(4), rest);
     }
 
     /// A number that decides among equals: a bijection of the element, so that no two elements have the same.
@@ -111,10 +126,10 @@ mod tests {
 
     #[test]
     fn a_number_belongs_to_its_element_wherever_a_block_begins() {
-        let stream = Stream::new(7, "model.norm.weight", 1);
+        let stream = Stream::new(7, "model.norm.weight", &[1]);
         let mut whole = vec![0; 1003];
         stream.uniform(0, &mut whole);
-        for start in [4usize, 32, 500] {
+        for start in [1usize, 2, 4, 7, 32, 500, 1002] {
             let mut part = vec![0; 1003 - start];
             stream.uniform(start as u64, &mut part);
             assert_eq!(part, whole[start..]);
@@ -127,14 +142,16 @@ mod tests {
         let mut streams = vec![];
         for (seed, tensor, branch) in [(0, "a", 0), (0, "a", 1), (0, "b", 0), (1, "a", 0)] {
             let mut out = vec![0; count];
-            Stream::new(seed, tensor, branch).uniform(0, &mut out);
-            let mean = out.iter().map(|&x| f64::from(x)).sum::<f64>() / count as f64 / 2f64.powi(32);
+            Stream::new(seed, tensor, &[branch]).uniform(0, &mut out);
+            let mean =
+                out.iter().map(|&x| f64::from(x)).sum::<f64>() / count as f64 / 2f64.powi(32);
             assert!((mean - 0.5).abs() < 0.005, "{mean}");
             streams.push(out);
         }
         for i in 0..streams.len() {
             for j in 0..i {
-                let agree = (0..count).filter(|&e| streams[i][e] >> 31 == streams[j][e] >> 31).count();
+                let agree =
+                    (0..count).filter(|&e| streams[i][e] >> 31 == streams[j][e] >> 31).count();
                 assert!((agree as f64 / count as f64 - 0.5).abs() < 0.01, "{i} {j}: {agree}");
             }
         }

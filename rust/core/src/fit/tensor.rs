@@ -13,7 +13,7 @@ use crate::fit::node::Node;
 use crate::fit::number::Number;
 use crate::fit::random::Stream;
 use crate::parallel::{Progress, Team};
-use crate::read::dtype::{self, Real};
+use crate::read::dtype;
 use crate::read::header::Stored;
 use crate::read::source::Source;
 use crate::vectorised;
@@ -87,8 +87,8 @@ pub struct Tensor<'a, R> {
     pub space: Space,
     /// Whether the first operand is a base.
     pub has_base: bool,
-    /// The merge's seed.
-    pub seed: u64,
+    /// The random numbers of each branch.
+    pub streams: Vec<Stream>,
     /// Who works on it.
     pub team: Team,
     /// What the run gives.
@@ -187,14 +187,17 @@ impl<'t, 'a, R: Number> Reader<'t, 'a, R> {
         self.tensor.context.progress.check()?;
         let mut leaves = Vec::with_capacity(self.leaves.len());
         for (leaf, buffer) in self.leaves.iter().zip(&mut self.buffers) {
-            leaves.push(leaf.bytes(range.clone(), buffer).map_err(|error| {
-                error.tensor(self.tensor.name).branch(leaf.label)
-            })?);
+            leaves.push(
+                leaf.bytes(range.clone(), buffer)
+                    .map_err(|error| error.tensor(self.tensor.name).branch(leaf.label))?,
+            );
         }
         let raw = Raw { start: range.start, length: (range.end - range.start) as usize, leaves };
         let result = work(&raw, &mut self.scratch);
         for leaf in &self.leaves {
-            leaf.source.intact().map_err(|error| error.tensor(self.tensor.name).branch(leaf.label))?;
+            leaf.source
+                .intact()
+                .map_err(|error| error.tensor(self.tensor.name).branch(leaf.label))?;
         }
         result
     }
@@ -205,12 +208,6 @@ impl<'a, R: Number> Tensor<'a, R> {
     #[must_use]
     pub fn branches(&self) -> usize {
         self.operands.len() - usize::from(self.has_base)
-    }
-
-    /// The random numbers of a branch.
-    #[must_use]
-    pub fn random(&self, branch: usize) -> Stream {
-        Stream::new(self.seed, self.name, branch)
     }
 
     /// The stored tensors below it, in a fixed order.
@@ -315,7 +312,8 @@ impl<'a, R: Number> Tensor<'a, R> {
                     for row in 0..last - first {
                         let start = (row * self.row_length) as usize;
                         let end = start + self.row_length as usize;
-                        let mut row = Row { tensor: self, raw, scratch, range: start..end, loaded: false };
+                        let mut row =
+                            Row { tensor: self, raw, scratch, range: start..end, loaded: false };
                         results.push(visit(&mut row)?);
                     }
                     Ok(())
@@ -333,15 +331,33 @@ impl<'a, R: Number> Tensor<'a, R> {
         scratch: &mut Scratch<R>,
         mut each: impl FnMut(&Block<'_, R>),
     ) -> Result<()> {
+        self.blocks_carrying(raw, scratch, |block, _| {
+            each(block);
+            Ok(())
+        })
+    }
+
+    /// Cuts what was read into blocks, each with the elements that were set aside in it.
+    pub fn blocks_carrying(
+        &self,
+        raw: &Raw<'_>,
+        scratch: &mut Scratch<R>,
+        mut each: impl FnMut(&Block<'_, R>, &[(usize, R)]) -> Result<()>,
+    ) -> Result<()> {
         for start in (0..raw.length).step_by(scratch.stride.max(1)) {
             let end = raw.length.min(start + scratch.stride);
             self.load(raw, &mut 0, start..end, scratch)?;
-            each(&self.block(raw, start..end, scratch));
+            each(&self.block(raw, start..end, scratch), &scratch.carried)?;
         }
         Ok(())
     }
 
-    fn block<'b>(&self, raw: &Raw<'_>, within: Range<usize>, scratch: &'b Scratch<R>) -> Block<'b, R> {
+    fn block<'b>(
+        &self,
+        raw: &Raw<'_>,
+        within: Range<usize>,
+        scratch: &'b Scratch<R>,
+    ) -> Block<'b, R> {
         Block {
             start: raw.start + within.start as u64,
             length: within.len(),
@@ -372,7 +388,11 @@ impl<'a, R: Number> Tensor<'a, R> {
                     let size = (stored.stored.dtype.bits() / 8) as usize;
                     let held = (bytes.len() / size).clamp(within.start, within.end) - within.start;
                     let from = (within.start * size).min(bytes.len());
-                    dtype::decode(stored.stored.dtype, &bytes[from..from + held * size], &mut values[..held])?;
+                    dtype::decode(
+                        stored.stored.dtype,
+                        &bytes[from..from + held * size],
+                        &mut values[..held],
+                    )?;
                     if held < length {
                         values[held..].copy_from_slice(&before[held..length]);
                     }

@@ -3,7 +3,9 @@
 //! BLAKE3 is a binary tree over 1 KiB leaves. A part whose size is a power of two, at a multiple of that size, is a
 //! whole subtree; [`join`] folds the subtrees of all parts into the standard hash, the one that `b3sum` prints.
 
-use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+use blake3::hazmat::{
+    ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root,
+};
 
 /// The hash of one part: a subtree's chaining value, or the whole hash where there is only one part.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,118 @@
+//! Weighted sums of deltas, as the methods on task vectors make them: plain, or by majority sign.
+
+use crate::error::{Error, Result};
+use crate::fit::method::Parameters;
+use crate::fit::number::Number;
+use crate::vectorised;
+
+/// Elements that are summed side by side.
+const LANES: usize = 16;
+/// Weights whose sum is below this share of their magnitudes sum to nothing.
+const NOTHING: f64 = 1e-8;
+
+/// How the deltas of a merge become one.
+#[derive(Clone, Debug)]
+pub struct Combine {
+    /// One a branch.
+    pub weights: Vec<f64>,
+    /// Only deltas of the majority's sign count.
+    pub consensus: bool,
+    /// The sum is divided by the weights that counted.
+    pub normalize: bool,
+    /// What the sum is multiplied with.
+    pub scale: f64,
+}
+
+impl Combine {
+    /// From the parameters that these methods share: `weight`, `normalize`, `lambda`.
+    #[must_use]
+    pub fn new(parameters: &Parameters, consensus: bool) -> Self {
+        Self {
+            weights: parameters.numbers("weight"),
+            consensus,
+            normalize: parameters.flag("normalize"),
+            scale: parameters.number("lambda"),
+        }
+    }
+
+    /// λ · Σ w·d, divided by Σ w if asked, of equally long `deltas`, one a branch.
+    pub fn apply<R: Number>(&self, deltas: &[&[R]], out: &mut [R]) {
+        if self.consensus {
+            let scale = self.scale;
+            by_majority(&self.weights, deltas, scale, self.normalize, out);
+        } else {
+            let sum: f64 = self.weights.iter().sum();
+            let scale = if self.normalize { self.scale / sum } else { self.scale };
+            weighted_sum(&self.weights, deltas, scale, out);
+        }
+    }
+}
+
+/// Refuses weights that sum to nothing where they are to be divided by.
+pub fn check_weights(parameters: &Parameters) -> Result<()> {
+    let weights = parameters.numbers("weight");
+    let sum: f64 = weights.iter().sum();
+    let size: f64 = weights.iter().map(|weight| weight.abs()).sum();
+    if !parameters.flag("normalize") || sum.abs() > NOTHING * size {
+        return Ok(());
+    }
+    let what = format!("the values of `weight` sum to {sum}, by which `normalize` would divide");
+    Err(Error::recipe_with_hint(what, "set `normalize: false`, or other weights"))
+}
+
+vectorised! {
+    /// scale · Σ w·x, summed in `f64`.
+    pub fn weighted_sum<R: Number>(weights: &[f64], operands: &[&[R]], scale: f64, out: &mut [R]) {
+        let mut start = 0;
+        for out in out.chunks_mut(LANES) {
+            let mut sum = [0.0; LANES];
+            for (&weight, operand) in weights.iter().zip(operands) {
+                let operand = &operand[start..start + out.len()];
+                if let Ok(operand) = <&[R; LANES]>::try_from(operand) {
+                    for lane in 0..LANES {
+                        sum[lane] += weight * operand[lane].to_f64();
+                    }
+                } else {
+                    for (sum, value) in sum.iter_mut().zip(operand) {
+                        *sum += weight * value.to_f64();
+                    }
+                }
+            }
+            for (out, sum) in out.iter_mut().zip(sum) {
+                *out = R::from_f64(sum * scale);
+            }
+            start += out.len();
+        }
+    }
+}
+
+vectorised! {
+    /// The weighted sum of those w·d whose sign is that of Σ w·d (plus where that is 0), divided by their weights if asked.
+    fn by_majority<R: Number>(weights: &[f64], deltas: &[&[R]], scale: f64, normalize: bool, out: &mut [R]) {
+        let mut start = 0;
+        for out in out.chunks_mut(LANES) {
+            let mut total = [0.0f64; LANES];
+            for (&weight, delta) in weights.iter().zip(deltas) {
+                for (total, value) in total.iter_mut().zip(&delta[start..start + out.len()]) {
+                    *total += weight * value.to_f64();
+                }
+            }
+            let (mut sum, mut share) = ([0.0f64; LANES], [0.0f64; LANES]);
+            for (&weight, delta) in weights.iter().zip(deltas) {
+                let delta = &delta[start..start + out.len()];
+                for lane in 0..delta.len() {
+                    let term = weight * delta[lane].to_f64();
+                    let plus = total[lane] >= 0.0;
+                    let counts = if plus { term > 0.0 } else { term < 0.0 };
+                    sum[lane] += if counts { term } else { 0.0 };
+                    share[lane] += if counts { weight } else { 0.0 };
+                }
+            }
+            for lane in 0..out.len() {
+                let share = if !normalize || share[lane] == 0.0 { 1.0 } else { share[lane] };
+                out[lane] = R::from_f64(sum[lane] / share * scale);
+            }
+            start += out.len();
+        }
+    }
+}

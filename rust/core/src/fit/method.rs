@@ -1,0 +1,297 @@
+//! What a method says of itself, and the one function it offers: `fit`, which looks at a tensor and returns a kernel.
+
+use std::collections::BTreeMap;
+
+use crate::error::Result;
+use crate::fit::number::Number;
+use crate::fit::tensor::{Block, Tensor};
+
+/// What a method works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// The weights themselves.
+    Weights,
+    /// Branches less their base; the base is added back to what the kernel makes.
+    Delta,
+}
+
+/// How much of a tensor decides about one element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grain {
+    /// The element alone.
+    Element,
+    /// Its row, the last dimension.
+    Row,
+    /// The whole tensor.
+    Tensor,
+}
+
+/// What part a base takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// None: all models count alike.
+    None,
+    /// The recipe must name one, besides the branches.
+    Required,
+    /// One of the models is the base: the first one, unless the recipe names another.
+    First,
+}
+
+/// The type of a parameter, with what it may be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Type {
+    /// A finite number within the bounds, both included.
+    Number {
+        /// Least value.
+        low: f64,
+        /// Greatest value.
+        high: f64,
+    },
+    /// True or false.
+    Flag,
+    /// One of some words.
+    Choice(&'static [&'static str]),
+    /// True, false, or one of some words.
+    FlagOrChoice(&'static [&'static str]),
+}
+
+/// Whom a parameter is set for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// Each branch has its own, the merge's `parameters` give what a branch leaves out.
+    Model,
+    /// The merge has one.
+    Global,
+}
+
+/// A parameter of a method.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameter {
+    /// The word in recipes.
+    pub name: &'static str,
+    /// What it may be.
+    pub kind: Type,
+    /// What it is where nothing is said; `None`: it must be said.
+    pub default: Option<Value>,
+    /// Whom it is set for.
+    pub per: Per,
+    /// One line for people.
+    pub help: &'static str,
+}
+
+/// The value of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value {
+    /// A finite number.
+    Number(f64),
+    /// True or false.
+    Flag(bool),
+    /// A word.
+    Choice(&'static str),
+}
+
+/// Every parameter of one merge, each with a value.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Parameters {
+    /// Those the merge has one of.
+    pub global: BTreeMap<&'static str, Value>,
+    /// Those of each branch, the base not counted.
+    pub branches: Vec<BTreeMap<&'static str, Value>>,
+}
+
+/// Why a value that a spec declares must be there.
+const DECLARED: &str = "a parameter that the spec declares has a value of its type";
+
+impl Parameters {
+    /// A number of the merge.
+    #[must_use]
+    pub fn number(&self, name: &str) -> f64 {
+        number(self.global.get(name))
+    }
+
+    /// A flag of the merge.
+    #[must_use]
+    pub fn flag(&self, name: &str) -> bool {
+        self.global.get(name) == Some(&Value::Flag(true))
+    }
+
+    /// A word of the merge; empty where the value is a flag.
+    #[must_use]
+    pub fn choice(&self, name: &str) -> &'static str {
+        match self.global.get(name) {
+            Some(Value::Choice(word)) => word,
+            _ => "",
+        }
+    }
+
+    /// A number of every branch.
+    #[must_use]
+    pub fn numbers(&self, name: &str) -> Vec<f64> {
+        self.branches.iter().map(|branch| number(branch.get(name))).collect()
+    }
+
+    /// The same merge with only some of its branches.
+    #[must_use]
+    pub fn only(&self, present: &[usize]) -> Self {
+        let branches = present.iter().filter_map(|&i| self.branches.get(i).cloned()).collect();
+        Self { global: self.global.clone(), branches }
+    }
+}
+
+fn number(value: Option<&Value>) -> f64 {
+    match value {
+        Some(Value::Number(number)) => *number,
+        _ => panic!("{DECLARED}"),
+    }
+}
+
+/// All that a method says of itself: the plan's checks, the command line's help and the documentation read it.
+#[derive(Debug)]
+pub struct Spec {
+    /// Its name in recipes.
+    pub name: &'static str,
+    /// Other names it answers to.
+    pub aliases: &'static [&'static str],
+    /// What it does, in one sentence.
+    pub sentence: &'static str,
+    /// Where it comes from.
+    pub paper: &'static str,
+    /// What it computes, as plain text.
+    pub formula: &'static str,
+    /// What it works on.
+    pub space: Space,
+    /// How much decides about one element.
+    pub grain: Grain,
+    /// What part a base takes.
+    pub base: Base,
+    /// How few branches there may be, the base not counted.
+    pub fewest: usize,
+    /// How many there may be, the base not counted; `None`: any number.
+    pub most: Option<usize>,
+    /// Whether more branches than `most` are folded from the right, each merge being the branch of the next.
+    pub folds: bool,
+    /// Its parameters.
+    pub parameters: &'static [Parameter],
+    /// Where it differs from mergekit's method of that name.
+    pub differences: &'static [&'static str],
+    /// What the parameters must fulfil together; the error names the parameter.
+    pub check: fn(&Parameters) -> Result<()>,
+    /// How often every element is read, for a tensor of so many elements: the sweeps of `fit`, and one for the kernel.
+    pub passes: fn(&Parameters, u64) -> u64,
+}
+
+impl Spec {
+    /// The parameter of that name.
+    #[must_use]
+    pub fn parameter(&self, name: &str) -> Option<&'static Parameter> {
+        self.parameters.iter().find(|parameter| parameter.name == name)
+    }
+
+    /// Every parameter at its default, for so many branches; those that must be said are left out.
+    #[must_use]
+    pub fn defaults(&self, branches: usize) -> Parameters {
+        let of = |per: Per| -> BTreeMap<&'static str, Value> {
+            let chosen = self.parameters.iter().filter(|parameter| parameter.per == per);
+            chosen.filter_map(|parameter| Some((parameter.name, parameter.default?))).collect()
+        };
+        Parameters { global: of(Per::Global), branches: vec![of(Per::Model); branches] }
+    }
+}
+
+/// What a fitted method does to a block: fills the output, and returns how many elements it took from a branch (zero
+/// where the method takes none).
+pub type Kernel<R> = Box<dyn Fn(&Block<'_, R>, &mut [R]) -> u64 + Send + Sync>;
+
+/// What a fit found, for the result.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Figures {
+    /// Named numbers.
+    pub numbers: Vec<(&'static str, f64)>,
+    /// What a user should know about this tensor.
+    pub warnings: Vec<String>,
+}
+
+/// A method fitted to a tensor.
+pub struct Fit<R> {
+    /// What it does to a block.
+    pub kernel: Kernel<R>,
+    /// What was found.
+    pub figures: Figures,
+}
+
+impl<R> Fit<R> {
+    /// A fit that has nothing to tell but its kernel.
+    pub fn new(kernel: impl Fn(&Block<'_, R>, &mut [R]) + Send + Sync + 'static) -> Self {
+        let kernel: Kernel<R> = Box::new(move |block, out| {
+            kernel(block, out);
+            0
+        });
+        Self { kernel, figures: Figures::default() }
+    }
+}
+
+/// A merge method.
+pub trait Method: Sync {
+    /// What it says of itself.
+    fn spec(&self) -> &'static Spec;
+    /// Looks at a tensor as often as it likes, and returns what to do to each of its blocks.
+    fn fit<R: Number>(&self, tensor: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>>;
+}
+
+/// A method behind a pointer: [`Method`] with its two kinds of number written out.
+pub trait AnyMethod: Sync {
+    /// What it says of itself.
+    fn spec(&self) -> &'static Spec;
+    /// Fits in single precision.
+    fn fit_f32(&self, tensor: &Tensor<'_, f32>, parameters: &Parameters) -> Result<Fit<f32>>;
+    /// Fits in double precision.
+    fn fit_f64(&self, tensor: &Tensor<'_, f64>, parameters: &Parameters) -> Result<Fit<f64>>;
+}
+
+impl std::fmt::Debug for dyn AnyMethod {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(self.spec().name)
+    }
+}
+
+impl<M: Method> AnyMethod for M {
+    fn spec(&self) -> &'static Spec {
+        Method::spec(self)
+    }
+    fn fit_f32(&self, tensor: &Tensor<'_, f32>, parameters: &Parameters) -> Result<Fit<f32>> {
+        self.fit(tensor, parameters)
+    }
+    fn fit_f64(&self, tensor: &Tensor<'_, f64>, parameters: &Parameters) -> Result<Fit<f64>> {
+        self.fit(tensor, parameters)
+    }
+}
+
+/// A number that a method behind a pointer can be fitted in.
+pub trait Fitted: Number {
+    /// Fits `method`.
+    fn fit(
+        method: &dyn AnyMethod,
+        tensor: &Tensor<'_, Self>,
+        parameters: &Parameters,
+    ) -> Result<Fit<Self>>;
+}
+
+impl Fitted for f32 {
+    fn fit(
+        method: &dyn AnyMethod,
+        tensor: &Tensor<'_, f32>,
+        parameters: &Parameters,
+    ) -> Result<Fit<f32>> {
+        method.fit_f32(tensor, parameters)
+    }
+}
+
+impl Fitted for f64 {
+    fn fit(
+        method: &dyn AnyMethod,
+        tensor: &Tensor<'_, f64>,
+        parameters: &Parameters,
+    ) -> Result<Fit<f64>> {
+        method.fit_f64(tensor, parameters)
+    }
+}

@@ -1,0 +1,185 @@
+//! `dare_linear` and `dare_ties`: drop elements of the deltas at random, rescale the rest, and add them; the second by
+//! majority sign. Two methods in one file: they differ in one word.
+
+use super::parameters::{DENSITY, LAMBDA, WEIGHT, normalize};
+use crate::fit::prelude::*;
+
+/// Deltas are added as they are.
+pub(super) struct DareLinear;
+/// Deltas are added where they agree with the majority sign.
+pub(super) struct DareTies;
+
+/// Norms below this are not divided by, as in mergekit.
+const NOTHING: f64 = 1e-7;
+
+const PARAMETERS: &[Parameter] = &[
+    WEIGHT,
+    DENSITY,
+    Parameter {
+        name: "rescale",
+        kind: Type::FlagOrChoice(&["density"]),
+        default: Some(Value::Flag(true)),
+        per: Per::Global,
+        help: "true: keep the delta's L1 norm, as mergekit does; density: divide by the density, as the paper does; false: neither",
+    },
+    normalize(false),
+    LAMBDA,
+];
+
+const DIFFERENCES: &[&str] = &[
+    "the mask is a function of seed, tensor, branch and element, not of threads, shards or order",
+    "rescale: density is the paper's 1/density",
+    "deltas in f32 and sums in f64 whatever the inputs' dtype",
+    "a density outside 0..1, or weights that sum to 0 under normalize, are errors",
+];
+
+const PAPER: &str = "Yu et al., Language models are super Mario, arXiv 2311.03099";
+
+static LINEAR: Spec = Spec {
+    name: "dare_linear",
+    aliases: &[],
+    sentence: "drops elements of every delta at random, rescales the rest, and adds them to the base",
+    paper: PAPER,
+    formula: "d = r·m·(x − b), m drawn with probability density, r by rescale; y = b + λ·Σ w·d, divided by Σ w under normalize",
+    space: Space::Delta,
+    grain: Grain::Element,
+    base: Base::Required,
+    fewest: 1,
+    most: None,
+    folds: false,
+    parameters: PARAMETERS,
+    differences: DIFFERENCES,
+    check: combine::check_weights,
+    passes,
+};
+
+static TIES: Spec = Spec {
+    name: "dare_ties",
+    aliases: &[],
+    sentence: "drops elements of every delta at random, rescales the rest, and adds what agrees with the majority sign",
+    paper: PAPER,
+    formula: "d = r·m·(x − b), m drawn with probability density, r by rescale; s = sign of Σ w·d (+ where it is 0); \
+              y = b + λ·Σ w·d over sign(w·d) = s, divided by their Σ w under normalize",
+    space: Space::Delta,
+    grain: Grain::Element,
+    base: Base::Required,
+    fewest: 1,
+    most: None,
+    folds: false,
+    parameters: PARAMETERS,
+    differences: DIFFERENCES,
+    check: combine::check_weights,
+    passes,
+};
+
+fn passes(parameters: &Parameters, _: u64) -> u64 {
+    let drops = parameters.numbers("density").iter().any(|&density| density < 1.0);
+    1 + u64::from(drops && parameters.flag("rescale"))
+}
+
+impl Method for DareLinear {
+    fn spec(&self) -> &'static Spec {
+        &LINEAR
+    }
+    fn fit<R: Number>(&self, tensor: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>> {
+        fit(tensor, parameters, false)
+    }
+}
+
+impl Method for DareTies {
+    fn spec(&self) -> &'static Spec {
+        &TIES
+    }
+    fn fit<R: Number>(&self, tensor: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>> {
+        fit(tensor, parameters, true)
+    }
+}
+
+/// How a branch is thinned.
+#[derive(Clone, Copy)]
+struct Thinning {
+    stream: Stream,
+    density: f64,
+    factor: f64,
+}
+
+fn fit<R: Number>(
+    tensor: &Tensor<'_, R>,
+    parameters: &Parameters,
+    consensus: bool,
+) -> Result<Fit<R>> {
+    combine::check_weights(parameters)?;
+    let combine = Combine::new(parameters, consensus);
+    let densities = parameters.numbers("density");
+    let mut thinned: Vec<Thinning> = tensor
+        .streams
+        .iter()
+        .zip(densities)
+        .map(|(&stream, density)| Thinning { stream, density, factor: 1.0 })
+        .collect();
+    if parameters.flag("rescale") {
+        keep_norms(tensor, &mut thinned)?;
+    } else if parameters.choice("rescale") == "density" {
+        thinned
+            .iter_mut()
+            .filter(|one| one.density > 0.0)
+            .for_each(|one| one.factor = 1.0 / one.density);
+    }
+    Ok(Fit::new(move |block, out| {
+        let mut numbers = Vec::new();
+        let deltas: Vec<Vec<R>> =
+            thinned.iter().enumerate().map(|(i, one)| one.thin(block, i, &mut numbers)).collect();
+        let deltas: Vec<&[R]> = deltas.iter().map(Vec::as_slice).collect();
+        combine.apply(&deltas, out);
+    }))
+}
+
+/// Finds the factors that leave each delta's L1 norm as it was.
+fn keep_norms<R: Number>(tensor: &Tensor<'_, R>, thinned: &mut [Thinning]) -> Result<()> {
+    let count = thinned.len();
+    if thinned.iter().all(|one| one.density >= 1.0) {
+        return Ok(());
+    }
+    let sums = statistics::sums(tensor, 2 * count, |sums, block| {
+        let mut numbers = Vec::new();
+        for (i, one) in thinned.iter().enumerate() {
+            statistics::add_magnitudes(&mut sums[i], block.branch(i));
+            statistics::add_magnitudes(&mut sums[count + i], &one.thin(block, i, &mut numbers));
+        }
+    })?;
+    for (i, one) in thinned.iter_mut().enumerate() {
+        let (before, after) = (sums[i], sums[count + i]);
+        if one.density < 1.0 && before >= NOTHING && after >= NOTHING {
+            one.factor = before / after;
+        }
+    }
+    Ok(())
+}
+
+impl Thinning {
+    /// A branch's delta with what is dropped at zero, the rest times the factor.
+    fn thin<R: Number>(&self, block: &Block<'_, R>, i: usize, numbers: &mut Vec<u32>) -> Vec<R> {
+        let mut delta = block.branch(i).to_vec();
+        if self.density < 1.0 {
+            numbers.resize(delta.len(), 0);
+            self.stream.uniform(block.start, numbers);
+            // Kept with a probability of density, to within 2⁻³².
+            thin(
+                numbers,
+                (self.density * 2f64.powi(32)) as u32,
+                R::from_f64(self.factor),
+                &mut delta,
+            );
+        }
+        delta
+    }
+}
+
+vectorised! {
+    fn thin<R: Number>(numbers: &[u32], below: u32, factor: R, delta: &mut [R]) {
+        for (value, &number) in delta.iter_mut().zip(numbers) {
+            let grown = *value * factor;
+            *value = if number < below { grown } else { R::ZERO };
+        }
+    }
+}

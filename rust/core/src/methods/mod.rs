@@ -1,0 +1,78 @@
+//! The merge methods: one file each, and the one list of them.
+
+mod arcee;
+mod dare;
+mod linear;
+mod parameters;
+mod passthrough;
+mod slerp;
+mod task_arithmetic;
+mod ties;
+
+use crate::fit::method::AnyMethod;
+
+/// All methods, in the order in which people read them.
+static ALL: [&dyn AnyMethod; 8] = [
+    &arcee::Arcee,
+    &linear::Linear,
+    &slerp::Slerp,
+    &task_arithmetic::TaskArithmetic,
+    &ties::Ties,
+    &dare::DareLinear,
+    &dare::DareTies,
+    &passthrough::Passthrough,
+];
+
+/// All methods.
+#[must_use]
+pub fn all() -> &'static [&'static dyn AnyMethod] {
+    &ALL
+}
+
+/// The method of that name or alias.
+#[must_use]
+pub fn named(name: &str) -> Option<&'static dyn AnyMethod> {
+    let called = |method: &&&dyn AnyMethod| {
+        let spec = method.spec();
+        spec.name == name || spec.aliases.contains(&name)
+    };
+    ALL.iter().find(called).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fit::method::{Type, Value};
+
+    #[test]
+    fn the_list_is_sound() {
+        let mut names = Vec::new();
+        for method in all() {
+            let spec = method.spec();
+            names.push(spec.name);
+            names.extend(spec.aliases);
+            assert!(!spec.sentence.is_empty() && !spec.formula.is_empty(), "{}", spec.name);
+            for parameter in spec.parameters {
+                assert!(!parameter.help.is_empty(), "{} {}", spec.name, parameter.name);
+                let fits = match (parameter.kind, parameter.default) {
+                    (_, None) => true,
+                    (Type::Number { low, high }, Some(Value::Number(value))) => {
+                        (low..=high).contains(&value)
+                    }
+                    (Type::Flag | Type::FlagOrChoice(_), Some(Value::Flag(_))) => true,
+                    (
+                        Type::Choice(words) | Type::FlagOrChoice(words),
+                        Some(Value::Choice(word)),
+                    ) => words.contains(&word),
+                    _ => false,
+                };
+                assert!(fits, "default of {} {}", spec.name, parameter.name);
+            }
+        }
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert!(named("arcee_fusion").is_some_and(|method| method.spec().name == "arcee"));
+    }
+}

@@ -1,0 +1,44 @@
+//! Parameters that several methods declare in the same words.
+
+use crate::fit::prelude::*;
+
+/// Any finite number.
+pub(super) const ANY: Type = Type::Number { low: f64::MIN, high: f64::MAX };
+
+/// The weight of a model.
+pub(super) const WEIGHT: Parameter = Parameter {
+    name: "weight",
+    kind: ANY,
+    default: None,
+    per: Per::Model,
+    help: "how much the model counts; used in full precision",
+};
+
+/// The share of a delta that is kept.
+pub(super) const DENSITY: Parameter = Parameter {
+    name: "density",
+    kind: Type::Number { low: 0.0, high: 1.0 },
+    default: Some(Value::Number(1.0)),
+    per: Per::Model,
+    help: "share of the delta's elements that is kept; 1 keeps all",
+};
+
+/// The factor of the merged delta.
+pub(super) const LAMBDA: Parameter = Parameter {
+    name: "lambda",
+    kind: ANY,
+    default: Some(Value::Number(1.0)),
+    per: Per::Global,
+    help: "factor of the merged delta",
+};
+
+/// Whether sums are divided by their weights.
+pub(super) const fn normalize(default: bool) -> Parameter {
+    Parameter {
+        name: "normalize",
+        kind: Type::Flag,
+        default: Some(Value::Flag(default)),
+        per: Per::Global,
+        help: "divide by the sum of the weights that count",
+    }
+}

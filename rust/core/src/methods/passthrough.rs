@@ -1,0 +1,48 @@
+//! `passthrough`: one model as it is, or a multiple of it.
+
+use super::parameters::ANY;
+use crate::fit::prelude::*;
+
+/// See the module.
+pub(super) struct Passthrough;
+
+static SPEC: Spec = Spec {
+    name: "passthrough",
+    aliases: &[],
+    sentence: "one model as it is, or scaled",
+    paper: "",
+    formula: "y = scale·x",
+    space: Space::Weights,
+    grain: Grain::Element,
+    base: Base::None,
+    fewest: 1,
+    most: Some(1),
+    folds: false,
+    parameters: &[Parameter {
+        name: "scale",
+        kind: ANY,
+        default: Some(Value::Number(1.0)),
+        per: Per::Model,
+        help: "factor of every element",
+    }],
+    differences: &[],
+    check: |_| Ok(()),
+    passes: |_, _| 1,
+};
+
+impl Method for Passthrough {
+    fn spec(&self) -> &'static Spec {
+        &SPEC
+    }
+
+    fn fit<R: Number>(&self, _: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>> {
+        let scale = parameters.numbers("scale")[0];
+        Ok(Fit::new(move |block, out| {
+            if scale == 1.0 {
+                out.copy_from_slice(block.branch(0));
+            } else {
+                combine::weighted_sum(&[scale], &[block.branch(0)], 1.0, out);
+            }
+        }))
+    }
+}

@@ -1,0 +1,78 @@
+//! `slerp`: along the great circle from one model to another, a tensor at a time.
+
+use super::parameters::ANY;
+use crate::fit::prelude::*;
+
+/// See the module.
+pub(super) struct Slerp;
+
+/// Norms up to this are taken for 1.
+const NO_NORM: f64 = 1e-8;
+/// Beyond this cosine the circle is taken for a line.
+const PARALLEL: f64 = 0.9995;
+
+static SPEC: Spec = Spec {
+    name: "slerp",
+    aliases: &[],
+    sentence: "goes from the base to the other model along the great circle of their directions",
+    paper: "Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985",
+    formula: "c = ⟨b, x⟩/(|b|·|x|) over the tensor, θ = acos c; y = sin((1−t)θ)/sin θ·b + sin(tθ)/sin θ·x; \
+              where |c| > 0.9995 it is b + t·(x − b)",
+    space: Space::Weights,
+    grain: Grain::Tensor,
+    base: Base::First,
+    fewest: 1,
+    most: Some(1),
+    folds: false,
+    parameters: &[Parameter {
+        name: "t",
+        kind: ANY,
+        default: None,
+        per: Per::Global,
+        help: "0 is the base, 1 the other model",
+    }],
+    differences: &["norms and dot product are summed in f64, and the result is rounded once"],
+    check: |_| Ok(()),
+    passes: |_, _| 2,
+};
+
+impl Method for Slerp {
+    fn spec(&self) -> &'static Spec {
+        &SPEC
+    }
+
+    fn fit<R: Number>(&self, tensor: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>> {
+        let t = parameters.number("t");
+        let sums = statistics::sums(tensor, 3, |sums, block| {
+            let (base, other) = (block.base(), block.branch(0));
+            statistics::add_products(&mut sums[0], base, base);
+            statistics::add_products(&mut sums[1], other, other);
+            statistics::add_products(&mut sums[2], base, other);
+        })?;
+        let norm = |square: f64| if square.sqrt() > NO_NORM { square.sqrt() } else { 1.0 };
+        let cosine = (sums[2] / (norm(sums[0]) * norm(sums[1]))).clamp(-1.0, 1.0);
+        let mut fit = if cosine.abs() > PARALLEL {
+            Fit::new(move |block, out| line(t, block.base(), block.branch(0), out))
+        } else {
+            let angle = number::acos(cosine);
+            let sine = number::sin(angle);
+            let weights = [number::sin((1.0 - t) * angle) / sine, number::sin(t * angle) / sine];
+            Fit::new(move |block, out| {
+                combine::weighted_sum(&weights, &[block.base(), block.branch(0)], 1.0, out);
+            })
+        };
+        fit.figures.numbers.push(("cosine", cosine));
+        Ok(fit)
+    }
+}
+
+vectorised! {
+    fn line<R: Number>(t: f64, base: &[R], other: &[R], out: &mut [R]) {
+        for ((out, &base), &other) in out.iter_mut().zip(base).zip(other) {
+            let step = t * (other.to_f64() - base.to_f64());
+            let value = R::from_f64(base.to_f64() + step);
+            // Adding +0 to −0 would lose the base's sign.
+            *out = if step == 0.0 { base } else { value };
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! `task_arithmetic`: the base plus the weighted sum of the branches' deltas.
+
+use super::parameters::{LAMBDA, WEIGHT, normalize};
+use crate::fit::prelude::*;
+
+/// See the module.
+pub(super) struct TaskArithmetic;
+
+static SPEC: Spec = Spec {
+    name: "task_arithmetic",
+    aliases: &[],
+    sentence: "the base plus the weighted sum of what the branches changed",
+    paper: "Ilharco et al., Editing models with task arithmetic, arXiv 2212.04089",
+    formula: "y = b + λ·Σ w·(x − b), divided by Σ w under normalize",
+    space: Space::Delta,
+    grain: Grain::Element,
+    base: Base::Required,
+    fewest: 1,
+    most: None,
+    folds: false,
+    parameters: &[WEIGHT, normalize(false), LAMBDA],
+    differences: &[
+        "deltas in f32 and sums in f64 whatever the inputs' dtype",
+        "weights that sum to 0 under normalize are an error; mergekit divides by 1",
+        "density and rescale, which do nothing in mergekit's, are no parameters",
+    ],
+    check: combine::check_weights,
+    passes: |_, _| 1,
+};
+
+impl Method for TaskArithmetic {
+    fn spec(&self) -> &'static Spec {
+        &SPEC
+    }
+
+    fn fit<R: Number>(&self, tensor: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>> {
+        combine::check_weights(parameters)?;
+        let combine = Combine::new(parameters, false);
+        let count = tensor.branches();
+        Ok(Fit::new(move |block, out| {
+            let deltas: Vec<&[R]> = (0..count).map(|i| block.branch(i)).collect();
+            combine.apply(&deltas, out);
+        }))
+    }
+}

@@ -1,0 +1,62 @@
+//! `ties`: trim the deltas to their largest elements, elect a sign, add what agrees with it.
+
+use super::parameters::{DENSITY, LAMBDA, WEIGHT, normalize};
+use crate::fit::prelude::*;
+
+/// See the module.
+pub(super) struct Ties;
+
+static SPEC: Spec = Spec {
+    name: "ties",
+    aliases: &[],
+    sentence: "trims every delta to its largest elements, elects a sign, and adds what agrees with it",
+    paper: "Yadav et al., TIES-Merging, arXiv 2306.01708",
+    formula: "d = the k largest |x − b|, k = max(1, ⌊density·n⌋); s = sign of Σ w·d (+ where it is 0); \
+              y = b + λ·Σ w·d over sign(w·d) = s, divided by their Σ w under normalize",
+    space: Space::Delta,
+    grain: Grain::Tensor,
+    base: Base::Required,
+    fewest: 1,
+    most: None,
+    folds: false,
+    parameters: &[WEIGHT, DENSITY, normalize(true), LAMBDA],
+    differences: &[
+        "the cut is exact, and among equal magnitudes at it a hash of the element decides; mergekit's sort is unstable",
+        "deltas in f32 and sums in f64 whatever the inputs' dtype",
+        "a density outside 0..1, or weights that sum to 0 under normalize, are errors",
+    ],
+    check: combine::check_weights,
+    // Two digits of the magnitude, two of the order among equals, and the kernel; small tensors keep their keys.
+    passes: |parameters, elements| match parameters
+        .numbers("density")
+        .iter()
+        .any(|&d| d > 0.0 && d < 1.0)
+    {
+        false => 1,
+        true if elements <= 1 << 18 => 3,
+        true => 5,
+    },
+};
+
+impl Method for Ties {
+    fn spec(&self) -> &'static Spec {
+        &SPEC
+    }
+
+    fn fit<R: Number>(&self, tensor: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>> {
+        combine::check_weights(parameters)?;
+        let combine = Combine::new(parameters, true);
+        let largest = statistics::largest(tensor, &parameters.numbers("density"))?;
+        let streams = tensor.streams.clone();
+        Ok(Fit::new(move |block, out| {
+            let trimmed = |i: usize| {
+                let mut delta = block.branch(i).to_vec();
+                largest[i].keep(streams[i], block.start, &mut delta);
+                delta
+            };
+            let trimmed: Vec<Vec<R>> = (0..largest.len()).map(trimmed).collect();
+            let deltas: Vec<&[R]> = trimmed.iter().map(Vec::as_slice).collect();
+            combine.apply(&deltas, out);
+        }))
+    }
+}
