@@ -79,6 +79,35 @@ pub struct Parameter {
     pub help: &'static str,
 }
 
+impl Parameter {
+    fn describe(&self) -> serde_json::Value {
+        let bound = |value: f64| (value.abs() < f64::MAX).then_some(value);
+        let (kind, range, choices): (_, _, &[&str]) = match self.kind {
+            Type::Number { low, high } => ("float", Some([bound(low), bound(high)]), &[]),
+            Type::Flag => ("bool", None, &[]),
+            Type::Choice(words) => ("choice", None, words),
+            Type::FlagOrChoice(words) => ("bool_or_choice", None, words),
+        };
+        serde_json::json!({
+            "name": self.name, "type": kind, "default": self.default.map(Value::describe), "range": range,
+            "choices": choices, "help": self.help, "required": self.default.is_none(),
+            "per": if self.per == Per::Model { "model" } else { "global" },
+        })
+    }
+}
+
+impl Value {
+    /// The value as a recipe writes it.
+    #[must_use]
+    pub fn describe(self) -> serde_json::Value {
+        match self {
+            Self::Number(number) => number.into(),
+            Self::Flag(flag) => flag.into(),
+            Self::Choice(word) => word.into(),
+        }
+    }
+}
+
 /// The value of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value {
@@ -187,6 +216,19 @@ impl Spec {
         self.parameters.iter().find(|parameter| parameter.name == name)
     }
 
+    /// The spec as front ends and the documentation read it.
+    #[must_use]
+    pub fn describe(&self) -> serde_json::Value {
+        let word = |known: &dyn std::fmt::Debug| format!("{known:?}").to_lowercase();
+        serde_json::json!({
+            "name": self.name, "aliases": self.aliases, "sentence": self.sentence, "paper": self.paper,
+            "formula": self.formula, "space": word(&self.space), "grain": word(&self.grain),
+            "base": word(&self.base), "branches": [self.fewest, self.most], "folds": self.folds,
+            "bits": "everywhere", "differences": self.differences,
+            "parameters": self.parameters.iter().map(Parameter::describe).collect::<Vec<_>>(),
+        })
+    }
+
     /// Every parameter at its default, for so many branches; those that must be said are left out.
     #[must_use]
     pub fn defaults(&self, branches: usize) -> Parameters {
@@ -209,6 +251,8 @@ pub struct Figures {
     pub numbers: Vec<(&'static str, f64)>,
     /// What a user should know about this tensor.
     pub warnings: Vec<String>,
+    /// Whether the method takes elements, so that their share is worth telling.
+    pub takes: bool,
 }
 
 /// A method fitted to a tensor.

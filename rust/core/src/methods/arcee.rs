@@ -115,7 +115,7 @@ impl Method for Arcee {
         let quartile = |at: usize| cuts[0].get(at).map_or(0.0, |cut| R::from_key(cut.key).to_f64());
         let [first, median, third] = [0, 1, 2].map(quartile);
         let threshold = median + parameters.number("threshold") * (third - first);
-        let mut figures = Figures::default();
+        let mut figures = Figures { takes: true, ..Figures::default() };
         figures.numbers.push(("threshold", threshold * unit));
         if threshold == 0.0 && tensor.elements > 0 {
             let how = if parameters.flag("strict") { "above" } else { "at or above" };

@@ -1,0 +1,223 @@
+//! A plan becomes bytes: what an earlier run left is checked, tensors are fused and written, the result is put in place.
+
+mod describe;
+mod fuse;
+mod inputs;
+mod manifest;
+mod memory;
+mod prepare;
+
+pub use describe::{describe, describe_error};
+pub use prepare::{Outline, prepare};
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::error::{Error, Kind, Result};
+use crate::parallel::{Phase, Progress, Team, lock, with_companion};
+use crate::plan::plan::{Job, Plan};
+use crate::read::source::LostPages;
+use crate::read::tree_hash;
+use crate::write::output::{Finished, Output, Run, finish_replacement};
+
+/// Elements up to which a tensor goes to one worker.
+const SMALL: u64 = 1 << 20;
+/// Bytes of output, and tensors, in a batch of small ones.
+const BATCH: (u64, usize) = (64 << 20, 4096);
+/// How much may be written before the disk is asked to begin.
+const UNSYNCED: u64 = 64 << 20;
+/// How often memory is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Carries a plan out; returns the result as JSON.
+///
+/// `files` are further small files of the result, by name.
+///
+/// # Errors
+/// The plan's problems, where it has any; whatever is wrong with an input or the output. What is done by then stays in
+/// `OUT.partial`, and the same call goes on from there.
+pub fn execute(
+    outline: &Outline,
+    files: &[(String, Vec<u8>)],
+    progress: &Progress,
+) -> Result<Value> {
+    let started = Instant::now();
+    let plan = outline.plan()?;
+    let target =
+        plan.out.as_deref().ok_or_else(|| Error::recipe("no output directory is named"))?;
+    let team = Team::new(plan.threads);
+    let _lost_pages = LostPages::arm();
+    finish_replacement(target)?;
+    let peak = memory::Peak::default();
+    let run = Run { recipe: plan.recipe.clone(), inputs: inputs::identities(plan) };
+    if let Some(manifest) = prepare::up_to_date(plan, target, team, progress)? {
+        let seconds = started.elapsed().as_secs_f64();
+        return Ok(describe::up_to_date(plan, &manifest, seconds, peak.bytes()));
+    }
+    let (output, claims) = Output::begin(target, &plan.layout, &run, plan.overwrite)?;
+    let work = Work {
+        plan,
+        output: &output,
+        team,
+        progress,
+        written: AtomicU64::new(0),
+        finished: Mutex::new(BTreeMap::new()),
+    };
+    work.check_claims(claims)?;
+    let resumed = lock(&work.finished).len();
+    with_companion(|ended| work.keep_the_disk_busy(ended, &peak), || work.fuse_all())?;
+    let finished = work.finished.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let unread = inputs::hash_unread(plan, team, progress)?;
+    progress.check()?;
+    progress.begin(Phase::Syncing, 0, 0);
+    let sidecars = manifest::sidecars(plan, files);
+    let manifest = manifest::body(plan, &finished, &unread, &sidecars)?;
+    let unchanged = || plan.checkpoints.iter().try_for_each(|checkpoint| checkpoint.unchanged());
+    output.publish(&sidecars, &crate::write::manifest::seal(&manifest), &unchanged)?;
+    peak.look();
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(describe::done(plan, &manifest, resumed, seconds, peak.bytes()))
+}
+
+/// A run at work.
+struct Work<'w> {
+    plan: &'w Plan,
+    output: &'w Output,
+    team: Team,
+    progress: &'w Progress,
+    written: AtomicU64,
+    /// What is done, by tensor.
+    finished: Mutex<BTreeMap<String, Finished>>,
+}
+
+impl Work<'_> {
+    /// Hashes again what an earlier run claims to have written, and keeps what agrees.
+    fn check_claims(&self, claims: Vec<Finished>) -> Result<()> {
+        let placed: BTreeMap<&str, usize> = self
+            .plan
+            .layout
+            .tensors
+            .iter()
+            .enumerate()
+            .map(|(at, placed)| (placed.name.as_str(), at))
+            .collect();
+        let claims: Vec<(Finished, usize)> = claims
+            .into_iter()
+            .filter_map(|claim| placed.get(claim.tensor.as_str()).map(|&at| (claim, at)))
+            .collect();
+        let bytes = claims.iter().map(|&(_, at)| self.plan.layout.tensors[at].bytes).sum();
+        self.progress.begin(Phase::Checking, bytes, claims.len() as u64);
+        let agree = self.team.run(claims.len(), |index| {
+            let (claim, at) = &claims[index];
+            Ok(self.hash_written(*at)? == claim.hash
+                && fuse::inputs_of(self.plan, *at).len() == claim.inputs.len())
+        })?;
+        let kept = claims.into_iter().zip(agree).filter(|(_, agrees)| *agrees);
+        *lock(&self.finished) = kept.map(|((claim, _), _)| (claim.tensor.clone(), claim)).collect();
+        Ok(())
+    }
+
+    fn hash_written(&self, at: usize) -> Result<String> {
+        const PART: u64 = 1 << 20;
+        let placed = &self.plan.layout.tensors[at];
+        let mut buffer = Vec::new();
+        let mut parts = Vec::new();
+        for start in (0..placed.bytes).step_by(PART as usize) {
+            self.progress.check()?;
+            buffer.resize(PART.min(placed.bytes - start) as usize, 0);
+            self.output.read_at(placed.file, placed.offset + start, &mut buffer)?;
+            parts.push(tree_hash::part(&buffer, start, placed.bytes));
+            self.progress.add_bytes(buffer.len() as u64);
+        }
+        self.progress.add_tensor();
+        Ok(tree_hash::join(&parts))
+    }
+
+    /// Fuses what is not yet done: small tensors a worker each, large ones by all workers together.
+    fn fuse_all(&self) -> Result<()> {
+        let left = self.left();
+        let bytes = left.iter().map(|&at| self.plan.layout.tensors[at].bytes).sum();
+        self.progress.begin(Phase::Merging, bytes, left.len() as u64);
+        let mut batch = Vec::new();
+        let mut batch_bytes = 0;
+        for at in left {
+            if elements(&self.plan.jobs[at]) > SMALL {
+                let finished = fuse::fuse(self, at, self.team)?;
+                self.done(vec![finished])?;
+                continue;
+            }
+            batch.push(at);
+            batch_bytes += self.plan.layout.tensors[at].bytes;
+            if batch_bytes >= BATCH.0 || batch.len() >= BATCH.1 {
+                self.fuse_batch(&std::mem::take(&mut batch))?;
+                batch_bytes = 0;
+            }
+        }
+        self.fuse_batch(&batch)
+    }
+
+    fn fuse_batch(&self, batch: &[usize]) -> Result<()> {
+        // Several tensors a part, so that tiny ones do not spend their time on taking turns.
+        let share = batch.len().div_ceil(self.team.threads() * 16).max(1);
+        let shares: Vec<&[usize]> = batch.chunks(share).collect();
+        let finished = self.team.run(shares.len(), |index| {
+            shares[index]
+                .iter()
+                .map(|&at| fuse::fuse(self, at, Team::solo()))
+                .collect::<Result<Vec<_>>>()
+        });
+        self.done(finished?.into_iter().flatten().collect())
+    }
+
+    /// The jobs that are not done, in the order of their places on the disk.
+    fn left(&self) -> Vec<usize> {
+        let finished = lock(&self.finished);
+        let tensors = &self.plan.layout.tensors;
+        let mut left: Vec<usize> =
+            (0..tensors.len()).filter(|&at| !finished.contains_key(&tensors[at].name)).collect();
+        left.sort_by_key(|&at| (tensors[at].file, tensors[at].offset));
+        left
+    }
+
+    fn done(&self, finished: Vec<Finished>) -> Result<()> {
+        self.output.record(&finished)?;
+        lock(&self.finished).extend(finished.into_iter().map(|one| (one.tensor.clone(), one)));
+        Ok(())
+    }
+
+    /// Beside the workers: lets the disk write while they compute, and watches the memory.
+    fn keep_the_disk_busy(&self, ended: &AtomicBool, peak: &memory::Peak) {
+        let mut synced = 0;
+        while !ended.load(Ordering::Acquire) {
+            peak.look();
+            std::thread::park_timeout(LOOK);
+            let written = self.written.load(Ordering::Relaxed);
+            if written - synced >= UNSYNCED {
+                synced = written;
+                // A failed sync is remembered, and ends the run when it publishes.
+                if self.output.sync().is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// How many elements a job's tensor has; a plan has checked the product.
+fn elements(job: &Job) -> u64 {
+    job.shape.iter().product()
+}
+
+impl Outline {
+    fn plan(&self) -> Result<&Plan> {
+        self.planned().ok_or_else(|| {
+            let problems =
+                self.problems().iter().map(|problem| problem.to_string()).collect::<Vec<_>>();
+            Kind::Recipe { what: problems.join("\n"), hint: None }.into()
+        })
+    }
+}

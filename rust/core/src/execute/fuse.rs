@@ -1,0 +1,309 @@
+//! One tensor: fitted, evaluated chunk by chunk, encoded, written and hashed; what it was made of is hashed on the way.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use serde_json::{Map, Value, json};
+
+use super::{Work, elements};
+use crate::error::{Error, Kind, Result};
+use crate::fit::method::{Fitted, Space};
+use crate::fit::node::{Node, Tally};
+use crate::fit::random::Stream;
+use crate::fit::tensor::{BLOCK, Context, Leaf, Operand, Reader, Tensor};
+use crate::parallel::Team;
+use crate::plan::expression::{Expression, Merge};
+use crate::plan::layout::Placed;
+use crate::plan::plan::{self, Job, Plan};
+use crate::read::tree_hash::{self, Part};
+use crate::write::output::Finished;
+
+/// Bytes of a raw copy that are handled at once: a whole subtree of the hash.
+const COPY: u64 = 1 << 20;
+
+/// Makes one tensor of the output.
+pub(super) fn fuse(work: &Work<'_>, at: usize, team: Team) -> Result<Finished> {
+    let (job, placed) = (&work.plan.jobs[at], &work.plan.layout.tensors[at]);
+    let finished = match &job.what {
+        plan::Work::Copy { inputs } => copy(work, job, placed, inputs, team),
+        plan::Work::Merge { expression, double: false } => {
+            merge::<f32>(work, job, placed, expression, team)
+        }
+        plan::Work::Merge { expression, double: true } => {
+            merge::<f64>(work, job, placed, expression, team)
+        }
+    };
+    work.progress.add_tensor();
+    finished.map_err(|error| error.tensor(&job.name))
+}
+
+/// The stored tensors that an output tensor is made of, each once, in a fixed order.
+pub(super) fn inputs_of(plan: &Plan, at: usize) -> Vec<(usize, &str)> {
+    let mut found: Vec<(usize, &str)> = Vec::new();
+    match &plan.jobs[at].what {
+        plan::Work::Copy { inputs } => {
+            found.extend(inputs.iter().map(|(input, name)| (*input, name.as_str())));
+        }
+        plan::Work::Merge { expression, .. } => collect(expression, &mut found),
+    }
+    found
+}
+
+fn collect<'p>(expression: &'p Expression, found: &mut Vec<(usize, &'p str)>) {
+    match expression {
+        Expression::Stored(stored) => {
+            let one = (stored.input, stored.tensor.as_str());
+            if !found.contains(&one) {
+                found.push(one);
+            }
+        }
+        Expression::Merge(merge) => {
+            merge.operands.iter().for_each(|operand| collect(operand, found))
+        }
+    }
+}
+
+/// What a stretch of chunks came to.
+struct Stretch {
+    tally: Tally,
+    output: Vec<Part>,
+    /// The parts of each distinct input, chunk by chunk.
+    inputs: Vec<Vec<Part>>,
+}
+
+fn merge<R: Fitted>(
+    work: &Work<'_>,
+    job: &Job,
+    placed: &Placed,
+    expression: &Expression,
+    team: Team,
+) -> Result<Finished> {
+    let build = Build { work, job, team };
+    let Expression::Merge(root) = expression else {
+        let what = "a plan's merge is a stored tensor".into();
+        return Err(Kind::Internal { what }.into());
+    };
+    let mut found = Vec::new();
+    collect(expression, &mut found);
+    let node: Node<'_, R> = build.node(root, &mut Vec::new())?;
+    let leaves = node.tensor.leaves();
+    // Which leaf shows each distinct input whole; one that the output does not cover is hashed apart.
+    let whole: Vec<Option<usize>> = found
+        .iter()
+        .map(|&(input, tensor)| {
+            let same = |leaf: &&Leaf<'_>| {
+                leaf.input == input && std::ptr::eq(leaf.stored, stored(work.plan, input, tensor))
+            };
+            leaves
+                .iter()
+                .position(same)
+                .filter(|&at| leaves[at].stored.elements() == node.tensor.elements)
+        })
+        .collect();
+    let chunks = node.tensor.chunks();
+    let share = chunks.div_ceil(team.threads() as u64 * 4).clamp(1, 64);
+    let count = chunks.div_ceil(share) as usize;
+    let stretches = team.run(count, |index| {
+        let first = index as u64 * share;
+        stretch(work, job, placed, &node, &whole, first..chunks.min(first + share))
+    })?;
+    let mut tally = Tally::default();
+    let mut output = Vec::new();
+    let mut inputs: Vec<Vec<Part>> = vec![Vec::new(); found.len()];
+    for part in stretches {
+        tally += part.tally;
+        output.extend(part.output);
+        inputs.iter_mut().zip(part.inputs).for_each(|(all, some)| all.extend(some));
+    }
+    let hashes =
+        found.iter().zip(&whole).zip(&inputs).map(
+            |((&(input, tensor), whole), parts)| match whole {
+                Some(_) => Ok(tree_hash::join(parts)),
+                None => super::inputs::hash(work.plan, input, tensor, work.progress),
+            },
+        );
+    Ok(Finished {
+        tensor: job.name.clone(),
+        hash: tree_hash::join(&output),
+        inputs: hashes.collect::<Result<_>>()?,
+        statistics: statistics(&node, &tally),
+    })
+}
+
+/// Makes, writes and hashes some neighbouring chunks.
+fn stretch<R: Fitted>(
+    work: &Work<'_>,
+    job: &Job,
+    placed: &Placed,
+    node: &Node<'_, R>,
+    whole: &[Option<usize>],
+    chunks: Range<u64>,
+) -> Result<Stretch> {
+    let size = job.dtype.bits() / 8;
+    let mut reader = Reader::new(&node.tensor, BLOCK);
+    let (mut merged, mut bytes) = (Vec::new(), Vec::new());
+    let mut done = Stretch {
+        tally: Tally::default(),
+        output: Vec::new(),
+        inputs: vec![Vec::new(); whole.len()],
+    };
+    for chunk in chunks {
+        let range = node.tensor.chunk(chunk);
+        bytes.resize(((range.end - range.start) * size) as usize, 0);
+        reader.read(range.clone(), |raw, scratch| {
+            done.tally += node.apply(raw, scratch, job.dtype, &mut merged, &mut bytes)?;
+            for (parts, leaf) in done.inputs.iter_mut().zip(whole) {
+                if let Some(leaf) = leaf {
+                    let seen = raw.leaves[*leaf];
+                    let width = seen.len() as u64 / (range.end - range.start);
+                    parts.push(tree_hash::part(
+                        seen,
+                        range.start * width,
+                        node.tensor.elements * width,
+                    ));
+                }
+            }
+            Ok(())
+        })?;
+        let start = range.start * size;
+        done.output.push(tree_hash::part(&bytes, start, placed.bytes));
+        work.output.write_at(placed.file, placed.offset + start, &bytes)?;
+        work.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        work.progress.add_bytes(bytes.len() as u64);
+    }
+    Ok(done)
+}
+
+fn stored<'p>(plan: &'p Plan, input: usize, tensor: &str) -> &'p crate::read::header::Stored {
+    &plan.checkpoints[input].tensors[tensor]
+}
+
+/// Turns an expression of the plan into fitted nodes, from the leaves up.
+struct Build<'b> {
+    work: &'b Work<'b>,
+    job: &'b Job,
+    team: Team,
+}
+
+impl<'b> Build<'b> {
+    fn node<R: Fitted>(&self, merge: &'b Merge, place: &mut Vec<usize>) -> Result<Node<'b, R>> {
+        let plan = self.work.plan;
+        let mut operands = Vec::with_capacity(merge.operands.len());
+        for (position, operand) in merge.operands.iter().enumerate() {
+            operands.push(match operand {
+                Expression::Stored(at) => Operand::Leaf(Leaf {
+                    stored: stored(plan, at.input, &at.tensor),
+                    source: &plan.checkpoints[at.input].files
+                        [stored(plan, at.input, &at.tensor).file],
+                    label: &plan.labels[at.input],
+                    input: at.input,
+                }),
+                Expression::Merge(inner) => {
+                    place.push(position);
+                    let node = self.node(inner, place)?;
+                    place.pop();
+                    Operand::Node(Box::new(node))
+                }
+            });
+        }
+        let stream = |&branch: &usize| {
+            place.push(branch);
+            let stream = Stream::new(merge.seed, &self.job.name, place);
+            place.pop();
+            stream
+        };
+        let streams = merge.branches.iter().map(stream).collect();
+        let elements = elements(self.job);
+        let tensor = Tensor {
+            name: &self.job.name,
+            elements,
+            row_length: self.job.shape.last().copied().unwrap_or(1).max(1),
+            space: merge.method.spec().space,
+            has_base: merge.has_base,
+            streams,
+            team: self.team,
+            context: Context { progress: self.work.progress, carry: plan.carry },
+            operands,
+        };
+        let fit = R::fit(merge.method, &tensor, &merge.parameters)?;
+        debug_assert!(tensor.space == Space::Weights || tensor.has_base);
+        Ok(Node { tensor, kernel: fit.kernel, rounding: merge.rounding, figures: fit.figures })
+    }
+}
+
+/// What the result tells of a tensor: the method's figures, and the shares of elements that were taken and changed.
+fn statistics<R: Fitted>(node: &Node<'_, R>, tally: &Tally) -> Value {
+    let mut told = Map::new();
+    for (name, number) in &node.figures.numbers {
+        told.insert((*name).into(), json!(number));
+    }
+    let all = node.tensor.elements.max(1) as f64;
+    if node.figures.takes {
+        told.insert("taken".into(), json!(tally.taken as f64 / all));
+        told.insert("taken_and_changed".into(), json!(tally.changed));
+    }
+    if node.tensor.has_base {
+        told.insert("changed".into(), json!(tally.changed as f64 / all));
+    }
+    if tally.carried > 0 {
+        told.insert("carried".into(), json!(tally.carried));
+    }
+    if !node.figures.warnings.is_empty() {
+        told.insert("warnings".into(), json!(node.figures.warnings));
+    }
+    Value::Object(told)
+}
+
+/// Copies a tensor that is not computed with, once all inputs are seen to hold the same bytes.
+fn copy(
+    work: &Work<'_>,
+    job: &Job,
+    placed: &Placed,
+    inputs: &[(usize, String)],
+    team: Team,
+) -> Result<Finished> {
+    let count = placed.bytes.div_ceil(COPY) as usize;
+    let parts = team.run(count, |index| {
+        work.progress.check()?;
+        let range = index as u64 * COPY..placed.bytes.min((index as u64 + 1) * COPY);
+        let (mut first, mut other) = (Vec::new(), Vec::new());
+        let bytes = read(work.plan, &inputs[0], range.clone(), &mut first)?;
+        for input in &inputs[1..] {
+            if read(work.plan, input, range.clone(), &mut other)? != bytes {
+                return Err(differs(work.plan, job, inputs[0].0, input.0));
+            }
+        }
+        work.output.write_at(placed.file, placed.offset + range.start, bytes)?;
+        work.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        work.progress.add_bytes(bytes.len() as u64);
+        let part = tree_hash::part(bytes, range.start, placed.bytes);
+        for (input, _) in inputs {
+            work.plan.checkpoints[*input].files.iter().try_for_each(|file| file.intact())?;
+        }
+        Ok(part)
+    })?;
+    let hash = tree_hash::join(&parts);
+    let inputs = vec![hash.clone(); inputs.len()];
+    Ok(Finished { tensor: job.name.clone(), hash, inputs, statistics: json!({}) })
+}
+
+fn read<'s>(
+    plan: &'s Plan,
+    (input, tensor): &(usize, String),
+    range: Range<u64>,
+    buffer: &'s mut Vec<u8>,
+) -> Result<&'s [u8]> {
+    let stored = stored(plan, *input, tensor);
+    let (start, end) = (stored.range.start + range.start, stored.range.start + range.end);
+    plan.checkpoints[*input].files[stored.file].bytes(start..end, buffer)
+}
+
+fn differs(plan: &Plan, job: &Job, first: usize, other: usize) -> Error {
+    let kind = Kind::Mismatch {
+        what: "the values are not numbers that merge, and differ",
+        found: format!("other {} values", job.dtype.name()),
+        expected: format!("those of `{}`", plan.labels[first]),
+        allow: None,
+    };
+    Error::from(kind).branch(&plan.labels[other])
+}

@@ -1,0 +1,113 @@
+//! What the inputs are: their identities while a run lasts, their fingerprints in the manifest.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::fuse::inputs_of;
+use crate::error::Result;
+use crate::parallel::{Progress, Team};
+use crate::plan::plan::Plan;
+use crate::read::checkpoint::Checkpoint;
+use crate::read::tree_hash::{self, Part};
+use crate::write::output::Finished;
+
+/// Bytes that are hashed at once: a whole subtree of the hash.
+const PART: u64 = 1 << 20;
+
+/// The hash of a stored tensor, by input and name.
+pub(super) type Hashes = BTreeMap<(usize, String), String>;
+
+/// What tells an unfinished run whether its inputs are still the same: names, sizes and times, never paths.
+pub(super) fn identities(plan: &Plan) -> Value {
+    let of = |(label, checkpoint): (&String, &Checkpoint)| {
+        let files = checkpoint.files.iter().map(|file| {
+            let name = file.path().file_name().map(|name| name.to_string_lossy().into_owned());
+            json!({ "name": name, "bytes": file.len(), "modified_ns": file.identity().modified_ns })
+        });
+        json!({ "label": label, "files": files.collect::<Vec<_>>() })
+    };
+    plan.labels.iter().zip(&plan.checkpoints).map(of).collect()
+}
+
+/// What the manifest says of every input but its fingerprint.
+pub(super) fn summaries(plan: &Plan) -> Vec<Value> {
+    let of = |(label, checkpoint): (&String, &Checkpoint)| {
+        let bytes: u64 =
+            checkpoint.tensors.values().map(|stored| stored.range.end - stored.range.start).sum();
+        json!({ "label": label, "tensors": checkpoint.tensors.len(), "bytes": bytes })
+    };
+    plan.labels.iter().zip(&plan.checkpoints).map(of).collect()
+}
+
+/// Hashes the input tensors that no output tensor is made of.
+pub(super) fn hash_unread(plan: &Plan, team: Team, progress: &Progress) -> Result<Hashes> {
+    let hashes = team.run(plan.unread.len(), |index| {
+        let (input, tensor) = &plan.unread[index];
+        hash(plan, *input, tensor, progress)
+    })?;
+    Ok(plan.unread.iter().cloned().zip(hashes).collect())
+}
+
+/// Hashes every tensor of every input.
+pub(super) fn hash_all(plan: &Plan, team: Team, progress: &Progress) -> Result<Hashes> {
+    let tensors = |(input, checkpoint): (usize, &Checkpoint)| {
+        checkpoint.tensors.keys().map(move |name| (input, name.clone())).collect::<Vec<_>>()
+    };
+    let all: Vec<(usize, String)> = plan.checkpoints.iter().enumerate().flat_map(tensors).collect();
+    let hashes = team.run(all.len(), |index| {
+        let hash = hash(plan, all[index].0, &all[index].1, progress)?;
+        progress.add_tensor();
+        Ok(hash)
+    })?;
+    Ok(all.into_iter().zip(hashes).collect())
+}
+
+/// The hash of a stored tensor.
+pub(super) fn hash(plan: &Plan, input: usize, tensor: &str, progress: &Progress) -> Result<String> {
+    let checkpoint = &plan.checkpoints[input];
+    let stored = &checkpoint.tensors[tensor];
+    let source = &checkpoint.files[stored.file];
+    let total = stored.range.end - stored.range.start;
+    let mut buffer = Vec::new();
+    let mut parts: Vec<Part> = Vec::new();
+    for start in (0..total).step_by(PART as usize) {
+        progress.check()?;
+        let end = total.min(start + PART);
+        let bytes =
+            source.bytes(stored.range.start + start..stored.range.start + end, &mut buffer)?;
+        parts.push(tree_hash::part(bytes, start, total));
+        progress.add_bytes(end - start);
+    }
+    source.intact()?;
+    Ok(tree_hash::join(&parts))
+}
+
+/// All hashes of stored tensors that a run has come by.
+pub(super) fn gathered(
+    plan: &Plan,
+    finished: &BTreeMap<String, Finished>,
+    unread: &Hashes,
+) -> Hashes {
+    let mut hashes = unread.clone();
+    for (at, job) in plan.jobs.iter().enumerate() {
+        if let Some(finished) = finished.get(&job.name) {
+            let named = inputs_of(plan, at).into_iter().zip(&finished.inputs);
+            hashes.extend(
+                named.map(|((input, tensor), hash)| ((input, tensor.to_owned()), hash.clone())),
+            );
+        }
+    }
+    hashes
+}
+
+/// One hash for all that a checkpoint's tensors are: names, dtypes, shapes and bytes, whatever its shards.
+pub(super) fn fingerprint(plan: &Plan, input: usize, hashes: &Hashes) -> String {
+    let mut text = String::new();
+    for (name, stored) in &plan.checkpoints[input].tensors {
+        let hash = hashes.get(&(input, name.clone())).map_or("", String::as_str);
+        text.push_str(&json!([name, stored.dtype.name(), stored.shape, hash]).to_string());
+        text.push('\n');
+    }
+    tree_hash::hash(text.as_bytes())
+}

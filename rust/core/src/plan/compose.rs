@@ -1,0 +1,475 @@
+//! From a recipe and open checkpoints to the plan: what every output tensor is made of, and every reason why it cannot be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use crate::error::Error;
+use crate::methods;
+use crate::parallel::Team;
+use crate::plan::expression::{Expression, Merge, StoredAt};
+use crate::plan::layout::lay_out;
+use crate::plan::plan::{Allowed, Job, Plan, Small, Work};
+use crate::plan::recipe::{Extra, Missing, Model, ModelSource, Recipe, Step};
+use crate::plan::{Inputs, Options, compatibility, config, memory, vocabulary};
+use crate::read::checkpoint::CONFIG_CAP;
+use crate::read::dtype::Dtype;
+
+/// A plan being made.
+struct Composer<'c> {
+    recipe: &'c Recipe,
+    inputs: &'c Inputs,
+    donor: usize,
+    problems: Vec<Error>,
+    allowed: Vec<Allowed>,
+    warnings: Vec<String>,
+    /// Inputs that share nothing with the donor: told once.
+    strangers: BTreeSet<usize>,
+}
+
+/// Makes the plan.
+pub(super) fn plan(recipe: &Recipe, inputs: Inputs, options: &Options) -> Result<Plan, Vec<Error>> {
+    let donor = donor(&recipe.root, &inputs);
+    let mut composer = Composer {
+        recipe,
+        inputs: &inputs,
+        donor,
+        problems: Vec::new(),
+        allowed: Vec::new(),
+        warnings: recipe.warnings.clone(),
+        strangers: BTreeSet::new(),
+    };
+    composer.check_inputs();
+    let jobs = composer.jobs();
+    let sidecars = composer.sidecars(&jobs);
+    let Composer { mut problems, allowed, warnings, .. } = composer;
+    let tensors: Vec<_> =
+        jobs.iter().map(|job| (job.name.clone(), job.dtype, job.shape.clone())).collect();
+    let layout = lay_out(&tensors, options.shard_size).map_err(|error| problems.push(error)).ok();
+    let bound = options.memory.unwrap_or_else(memory::free);
+    let threads = options.threads.unwrap_or_else(|| Team::all_cores().threads()).max(1);
+    let fitted = memory::fit(&jobs, &inputs.checkpoints, options.io, threads, bound);
+    let fitted = fitted.map_err(|error| problems.push(error)).ok();
+    let (Some(layout), Some((threads, private)), true) = (layout, fitted, problems.is_empty())
+    else {
+        return Err(problems);
+    };
+    let label = |path: &Path| {
+        inputs.by_path.get(path).map_or_else(String::new, |&input| inputs.labels[input].clone())
+    };
+    let canonical = recipe.canonical(&label);
+    let (read_bytes, passes, unread) = reading(&jobs, &inputs);
+    let small: u64 = sidecars.iter().map(size).sum();
+    let write_bytes = layout.files.iter().map(|file| file.bytes).sum::<u64>() + small;
+    Ok(Plan {
+        jobs,
+        layout,
+        recipe: canonical,
+        unread,
+        out: options.out.clone(),
+        overwrite: options.overwrite,
+        io: options.io,
+        threads,
+        memory: bound,
+        private,
+        sidecars,
+        allowed,
+        warnings,
+        carry: recipe.allow.nan_carry,
+        method: recipe.root.method.spec().name.into(),
+        base: recipe.root.base.as_ref().map(|base| inputs.labels[leftmost(base, &inputs)].clone()),
+        read_bytes,
+        write_bytes,
+        passes,
+        checkpoints: inputs.checkpoints,
+        labels: inputs.labels,
+    })
+}
+
+/// The checkpoint that gives the result its tensors, its config and its tokenizer.
+fn donor(step: &Step, inputs: &Inputs) -> usize {
+    leftmost(step.base.as_ref().unwrap_or(&step.branches[step.donor]), inputs)
+}
+
+fn leftmost(model: &Model, inputs: &Inputs) -> usize {
+    match &model.source {
+        ModelSource::Checkpoint(path) => inputs.by_path[path],
+        ModelSource::Step(step) => donor(step, inputs),
+    }
+}
+
+fn size(small: &Small) -> u64 {
+    match small {
+        Small::Copy { path, .. } => std::fs::metadata(path).map_or(0, |look| look.len()),
+        Small::Bytes { bytes, .. } => bytes.len() as u64,
+    }
+}
+
+/// Bytes to read, how many tensors are read how often, and the input tensors that no job reads.
+fn reading(jobs: &[Job], inputs: &Inputs) -> (u64, BTreeMap<u64, u64>, Vec<(usize, String)>) {
+    let bytes_of = |input: usize, tensor: &str| {
+        let range = &inputs.checkpoints[input].tensors[tensor].range;
+        range.end - range.start
+    };
+    let mut bytes = 0u64;
+    let mut passes = BTreeMap::new();
+    let mut read: BTreeSet<(usize, &str)> = BTreeSet::new();
+    for job in jobs {
+        let mut most = 1;
+        match &job.what {
+            Work::Copy { inputs } => {
+                for (input, tensor) in inputs {
+                    bytes += bytes_of(*input, tensor);
+                    read.insert((*input, tensor));
+                }
+            }
+            Work::Merge { expression, .. } => {
+                let mut found = Vec::new();
+                expression.leaves(job.shape.iter().product(), &mut |at, times| {
+                    found.push((at.clone(), times))
+                });
+                for (at, times) in found {
+                    bytes =
+                        bytes.saturating_add(bytes_of(at.input, &at.tensor).saturating_mul(times));
+                    most = most.max(times);
+                    if let Some((name, _)) =
+                        inputs.checkpoints[at.input].tensors.get_key_value(&at.tensor)
+                    {
+                        read.insert((at.input, name));
+                    }
+                }
+            }
+        }
+        *passes.entry(most).or_insert(0) += 1;
+    }
+    let all = inputs.checkpoints.iter().enumerate();
+    let all = all
+        .flat_map(|(input, checkpoint)| checkpoint.tensors.keys().map(move |name| (input, name)));
+    let unread: Vec<(usize, String)> = all
+        .filter(|(input, name)| !read.contains(&(*input, name.as_str())))
+        .map(|(input, name)| (input, name.clone()))
+        .collect();
+    bytes += unread.iter().map(|(input, tensor)| bytes_of(*input, tensor)).sum::<u64>();
+    (bytes, passes, unread)
+}
+
+impl Composer<'_> {
+    /// What concerns an input as a whole.
+    fn check_inputs(&mut self) {
+        for input in 0..self.inputs.checkpoints.len() {
+            self.problems.extend(compatibility::scaled(self.inputs, input));
+            match self.inputs.checkpoints[input].config() {
+                Ok(Some(said)) if config::quantized(&said) => {
+                    let what = "its weights are quantised (`quantization_config` in config.json)";
+                    let hint = "merge the model that it was made from";
+                    self.problems.push(
+                        Error::recipe_with_hint(what, hint).branch(&self.inputs.labels[input]),
+                    );
+                }
+                Ok(_) => {}
+                Err(error) => self.problems.push(error.branch(&self.inputs.labels[input])),
+            }
+            if input == self.donor {
+                continue;
+            }
+            if let Some(error) = compatibility::stranger(self.inputs, input, self.donor) {
+                self.strangers.insert(input);
+                self.problems.push(error);
+            }
+            match vocabulary::compare(self.inputs, input, self.donor) {
+                Ok(Some(vocabulary::Found::Conflict(_))) if self.recipe.allow.vocabulary_rows => {
+                    let branch = self.inputs.labels[input].clone();
+                    self.allowed.push(Allowed { rule: "vocabulary", tensor: None, branch });
+                }
+                Ok(Some(vocabulary::Found::Conflict(error))) | Err(error) => {
+                    self.problems.push(error)
+                }
+                Ok(Some(vocabulary::Found::Warning(text))) => self.warnings.push(text),
+                Ok(None) => {}
+            }
+        }
+    }
+
+    /// One job an output tensor.
+    fn jobs(&mut self) -> Vec<Job> {
+        let inputs = self.inputs;
+        let mut jobs = Vec::new();
+        for (name, stored) in &inputs.checkpoints[self.donor].tensors {
+            if stored.dtype.is_float() {
+                let rounding = None;
+                let Some(expression) = self.step(&self.recipe.root, name, rounding) else {
+                    continue;
+                };
+                let double = self.double(&expression);
+                jobs.push(Job {
+                    name: name.clone(),
+                    dtype: self.recipe.dtype.unwrap_or(stored.dtype),
+                    shape: stored.shape.clone(),
+                    what: Work::Merge { expression: merged(expression), double },
+                });
+            } else if let Some(job) = self.raw(name) {
+                jobs.push(job);
+            }
+        }
+        self.extras(&mut jobs);
+        jobs
+    }
+
+    /// A tensor that no method computes with: all inputs must hold the same bytes.
+    fn raw(&mut self, name: &str) -> Option<Job> {
+        let stored = &self.inputs.checkpoints[self.donor].tensors[name];
+        let mut sources = vec![(self.donor, name.to_owned())];
+        let before = self.problems.len();
+        let others: Vec<usize> =
+            (0..self.inputs.checkpoints.len()).filter(|&input| input != self.donor).collect();
+        for input in others {
+            if self.stored(input, name) == Some(true) {
+                sources.push((input, name.to_owned()));
+            }
+        }
+        (self.problems.len() == before).then(|| Job {
+            name: name.to_owned(),
+            dtype: stored.dtype,
+            shape: stored.shape.clone(),
+            what: Work::Copy { inputs: sources },
+        })
+    }
+
+    /// Whether an input has a tensor that fits: if not, none where a problem was noted, false where it may be missing.
+    fn stored(&mut self, input: usize, name: &str) -> Option<bool> {
+        if self.strangers.contains(&input) {
+            return None;
+        }
+        if !self.inputs.checkpoints[input].tensors.contains_key(name) {
+            if self.recipe.allow.missing.is_some() && input != self.donor {
+                let branch = self.inputs.labels[input].clone();
+                self.allowed.push(Allowed { rule: "missing", tensor: Some(name.into()), branch });
+                return Some(false);
+            }
+            self.problems.push(compatibility::missing(self.inputs, name, input, self.donor, true));
+            return None;
+        }
+        let allow = self.recipe.allow;
+        match compatibility::fits(self.inputs, name, input, self.donor, &allow, &mut self.allowed) {
+            Ok(()) => Some(true),
+            Err(error) => {
+                self.problems.push(error);
+                None
+            }
+        }
+    }
+
+    /// What a merge makes of a tensor; none where something is wrong, which is noted.
+    fn step(&mut self, step: &Step, name: &str, rounding: Option<Dtype>) -> Option<Expression> {
+        let mut wrong = false;
+        let mut operands = Vec::new();
+        if let Some(base) = &step.base {
+            match self.model(base, name) {
+                Some(Some(expression)) => operands.push(expression),
+                // A base cannot be missing: what is allowed is that a branch is.
+                Some(None) => {
+                    let input = leftmost(base, self.inputs);
+                    self.problems.push(compatibility::missing(
+                        self.inputs,
+                        name,
+                        input,
+                        self.donor,
+                        false,
+                    ));
+                    wrong = true;
+                }
+                None => wrong = true,
+            }
+        }
+        let mut present = Vec::new();
+        for (i, branch) in step.branches.iter().enumerate() {
+            match self.model(branch, name) {
+                None => wrong = true,
+                Some(Some(expression)) => {
+                    operands.push(expression);
+                    present.push(i);
+                }
+                Some(None) if self.recipe.allow.missing == Some(Missing::Skip) => {}
+                Some(None) => {
+                    match step.base.as_ref().and_then(|base| self.model(base, name)).flatten() {
+                        Some(base) => {
+                            operands.push(base);
+                            present.push(i);
+                        }
+                        None => {
+                            let what = "`missing: base` needs a base, which this merge has not";
+                            let hint = "`missing=skip` lets the branch take no part";
+                            let label = &self.inputs.labels[leftmost(branch, self.inputs)];
+                            self.problems.push(
+                                Error::recipe_with_hint(what, hint).tensor(name).branch(label),
+                            );
+                            wrong = true;
+                        }
+                    }
+                }
+            }
+        }
+        if wrong {
+            return None;
+        }
+        self.merge(step, name, operands, present, rounding)
+    }
+
+    fn merge(
+        &mut self,
+        step: &Step,
+        name: &str,
+        mut operands: Vec<Expression>,
+        present: Vec<usize>,
+        rounding: Option<Dtype>,
+    ) -> Option<Expression> {
+        let spec = step.method.spec();
+        let parameters = step.parameters.only(&present);
+        if present.len() < spec.fewest {
+            // Every branch was left out: what remains is the base.
+            if operands.is_empty() {
+                let what = "no model has it that takes part in the merge";
+                self.problems.push(Error::recipe(what).tensor(name));
+                return None;
+            }
+            return Some(operands.swap_remove(0));
+        }
+        if present.len() < step.branches.len() {
+            if let Err(error) = (spec.check)(&parameters) {
+                self.problems.push(error.tensor(name));
+                return None;
+            }
+        }
+        Some(Expression::Merge(Box::new(Merge {
+            method: step.method,
+            parameters,
+            has_base: step.base.is_some(),
+            operands,
+            branches: present,
+            seed: self.recipe.seed,
+            rounding,
+        })))
+    }
+
+    /// Where a model's elements come from: none where something is wrong, `Some(None)` where the tensor may be missing.
+    #[expect(clippy::option_option, reason = "wrong and missing are two things")]
+    fn model(&mut self, model: &Model, name: &str) -> Option<Option<Expression>> {
+        match &model.source {
+            ModelSource::Step(step) => {
+                self.step(step, name, self.recipe.round_intermediate).map(Some)
+            }
+            ModelSource::Checkpoint(path) => {
+                let input = self.inputs.by_path[path];
+                let there = self.stored(input, name)?;
+                Some(there.then(|| Expression::Stored(StoredAt { input, tensor: name.to_owned() })))
+            }
+        }
+    }
+
+    /// Tensors that the donor lacks.
+    fn extras(&mut self, jobs: &mut Vec<Job>) {
+        let inputs = self.inputs;
+        let donors = &inputs.checkpoints[self.donor].tensors;
+        let mut copied: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (input, checkpoint) in inputs.checkpoints.iter().enumerate() {
+            if self.strangers.contains(&input) {
+                continue;
+            }
+            for name in checkpoint.tensors.keys().filter(|name| !donors.contains_key(*name)) {
+                match self.recipe.allow.extra {
+                    None => {
+                        self.problems.push(compatibility::extra(inputs, name, input, self.donor))
+                    }
+                    Some(rule) => {
+                        let branch = inputs.labels[input].clone();
+                        self.allowed.push(Allowed {
+                            rule: "extra",
+                            tensor: Some(name.clone()),
+                            branch,
+                        });
+                        if rule == Extra::Copy {
+                            copied.entry(name).or_default().push(input);
+                        }
+                    }
+                }
+            }
+        }
+        for (name, from) in copied {
+            let stored = &inputs.checkpoints[from[0]].tensors[name];
+            if let Some(&other) = from.iter().find(|&&input| {
+                let other = &inputs.checkpoints[input].tensors[name];
+                (other.dtype, &other.shape) != (stored.dtype, &stored.shape)
+            }) {
+                let what = "the extra tensor is not of one dtype and shape in all that have it";
+                self.problems.push(Error::recipe(what).tensor(name).branch(&inputs.labels[other]));
+                continue;
+            }
+            jobs.push(Job {
+                name: name.to_owned(),
+                dtype: stored.dtype,
+                shape: stored.shape.clone(),
+                what: Work::Copy {
+                    inputs: from.into_iter().map(|input| (input, name.to_owned())).collect(),
+                },
+            });
+        }
+    }
+
+    fn double(&self, expression: &Expression) -> bool {
+        let mut double = false;
+        expression.leaves(0, &mut |at, _| {
+            double |= self.inputs.checkpoints[at.input].tensors[&at.tensor].dtype == Dtype::F64;
+        });
+        double
+    }
+
+    /// The donor's small files, its config made true.
+    fn sidecars(&mut self, jobs: &[Job]) -> Vec<Small> {
+        let checkpoint = &self.inputs.checkpoints[self.donor];
+        let names = match checkpoint.sidecars() {
+            Ok(names) => names,
+            Err(error) => {
+                self.problems.push(error);
+                return Vec::new();
+            }
+        };
+        let dtype = commonest(jobs);
+        let copy = |name: String| Small::Copy { path: checkpoint.directory.join(&name), name };
+        let mut small = Vec::new();
+        for name in names {
+            let config = (name == "config.json")
+                .then(|| checkpoint.small(&name, CONFIG_CAP).ok().flatten())
+                .flatten();
+            let edited = config.and_then(|text| config::with_dtype(&text, dtype?));
+            small.push(match edited {
+                Some(bytes) => Small::Bytes { name, bytes },
+                None => copy(name),
+            });
+        }
+        small
+    }
+}
+
+/// The dtype of most elements that merge.
+fn commonest(jobs: &[Job]) -> Option<Dtype> {
+    let mut counts: BTreeMap<Dtype, u64> = BTreeMap::new();
+    for job in jobs.iter().filter(|job| job.dtype.is_float()) {
+        *counts.entry(job.dtype).or_insert(0) += job.shape.iter().product::<u64>();
+    }
+    counts.into_iter().max_by_key(|&(_, count)| count).map(|(dtype, _)| dtype)
+}
+
+/// An expression whose outermost node is a merge: a stored tensor passes through.
+fn merged(expression: Expression) -> Expression {
+    let (Expression::Stored(_), Some(method)) = (&expression, methods::named("passthrough")) else {
+        return expression;
+    };
+    Expression::Merge(Box::new(Merge {
+        method,
+        parameters: method.spec().defaults(1),
+        has_base: false,
+        operands: vec![expression],
+        branches: vec![0],
+        seed: 0,
+        rounding: None,
+    }))
+}

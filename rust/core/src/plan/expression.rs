@@ -1,0 +1,79 @@
+//! What one output tensor is made of: a small tree whose leaves are stored tensors and whose nodes are merges.
+
+use crate::fit::method::{AnyMethod, Parameters};
+use crate::read::dtype::Dtype;
+
+/// Where the elements of one operand come from.
+#[derive(Debug)]
+pub enum Expression {
+    /// A stored tensor.
+    Stored(StoredAt),
+    /// A merge.
+    Merge(Box<Merge>),
+}
+
+/// A stored tensor of an input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredAt {
+    /// Which input.
+    pub input: usize,
+    /// The tensor's name there.
+    pub tensor: String,
+}
+
+/// A merge of operands.
+#[derive(Debug)]
+pub struct Merge {
+    /// Its method.
+    pub method: &'static dyn AnyMethod,
+    /// The parameters of the branches that are present.
+    pub parameters: Parameters,
+    /// Whether the first operand is a base.
+    pub has_base: bool,
+    /// The operands, the base first.
+    pub operands: Vec<Expression>,
+    /// Which branches of the recipe are present: their random numbers are theirs whoever else is.
+    pub branches: Vec<usize>,
+    /// The seed of random numbers.
+    pub seed: u64,
+    /// What the result is rounded to, as if it had been written.
+    pub rounding: Option<Dtype>,
+}
+
+impl Expression {
+    /// Calls `see` with every stored tensor and how often its elements are read for a tensor of so many elements.
+    pub fn leaves(&self, elements: u64, see: &mut impl FnMut(&StoredAt, u64)) {
+        self.walk(elements, 1, see);
+    }
+
+    fn walk(&self, elements: u64, times: u64, see: &mut impl FnMut(&StoredAt, u64)) {
+        match self {
+            Self::Stored(at) => see(at, times),
+            Self::Merge(merge) => {
+                let passes = (merge.method.spec().passes)(&merge.parameters, elements);
+                // Each sweep of an outer fit evaluates the inner kernel; the inner fit runs once.
+                for operand in &merge.operands {
+                    let fit = passes.saturating_sub(1);
+                    operand.walk(elements, times.saturating_add(fit), see);
+                }
+            }
+        }
+    }
+
+    /// How many operands it and the merges inside it have.
+    #[must_use]
+    pub fn operands(&self) -> u64 {
+        match self {
+            Self::Stored(_) => 1,
+            Self::Merge(merge) => {
+                merge.operands.len() as u64
+                    + merge
+                        .operands
+                        .iter()
+                        .filter(|one| matches!(one, Self::Merge(_)))
+                        .map(Self::operands)
+                        .sum::<u64>()
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Everything decided about a merge before a tensor is read: what was said (`recipe`), what each output tensor is made of
+//! (`expression`, `compose`), whether the models fit together (`compatibility`, `vocabulary`), where every byte will lie
+//! (`layout`), and what it takes (`memory`).
+
+mod compatibility;
+mod compose;
+mod config;
+mod describe;
+pub mod expression;
+pub mod layout;
+mod memory;
+#[expect(clippy::module_inception, reason = "the room's main word")]
+pub mod plan;
+pub mod recipe;
+mod vocabulary;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+pub use describe::describe;
+
+use crate::error::{Error, Result};
+use crate::plan::plan::Plan;
+use crate::plan::recipe::Recipe;
+use crate::read::checkpoint::Checkpoint;
+use crate::read::source::Io;
+
+/// Bytes of tensors in a shard, where nothing is said: as transformers has it.
+const SHARD: u64 = 5_000_000_000;
+
+/// How to run, apart from what to make.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the result goes.
+    pub out: Option<PathBuf>,
+    /// How many workers; all cores where nothing is said.
+    pub threads: Option<usize>,
+    /// The bound on private memory in bytes; most of what is free where nothing is said.
+    pub memory: Option<u64>,
+    /// How files are read.
+    pub io: Io,
+    /// Whether what stands in the output's place is replaced.
+    pub overwrite: bool,
+    /// Bytes of tensors in a shard.
+    pub shard_size: u64,
+}
+
+impl Options {
+    /// Reads the options of a front end.
+    ///
+    /// # Errors
+    /// A value of another type than its option's.
+    pub fn parse(said: &Value) -> Result<Self> {
+        let wrong =
+            |name: &str| Error::value(name, said[name].to_string(), "another type of value");
+        let number = |name: &str| match &said[name] {
+            Value::Null => Ok(None),
+            value => value.as_u64().map(Some).ok_or_else(|| wrong(name)),
+        };
+        let out = match &said["out"] {
+            Value::Null => None,
+            Value::String(out) if !out.is_empty() && !out.contains('\0') => {
+                Some(PathBuf::from(out))
+            }
+            _ => return Err(wrong("out")),
+        };
+        let io = match said["io"].as_str() {
+            None | Some("map") => Io::Map,
+            Some("read") => Io::Read,
+            Some(_) => return Err(wrong("io")),
+        };
+        Ok(Self {
+            out,
+            threads: number("threads")?.map(|threads| threads as usize),
+            memory: number("memory")?,
+            io,
+            overwrite: said["overwrite"].as_bool().unwrap_or(false),
+            shard_size: number("shard_size")?.unwrap_or(SHARD),
+        })
+    }
+}
+
+/// Everything decided, or every problem.
+#[derive(Debug, Default)]
+pub struct Outline {
+    /// All that is wrong.
+    pub problems: Vec<Error>,
+    /// The plan, where nothing is.
+    pub plan: Option<Plan>,
+    /// The checkpoints that the recipe names.
+    pub checkpoints_said: Vec<PathBuf>,
+}
+
+/// The checkpoints of a recipe, each opened once, and where each path of the recipe leads.
+pub(crate) struct Inputs {
+    pub(crate) checkpoints: Vec<Checkpoint>,
+    pub(crate) labels: Vec<String>,
+    pub(crate) by_path: BTreeMap<PathBuf, usize>,
+}
+
+/// Decides everything about a merge from headers alone.
+#[must_use]
+pub fn plan(said: &Value, options: &Options) -> Outline {
+    let mentioned = recipe::checkpoints_said(said);
+    let mut outline = Outline {
+        checkpoints_said: mentioned.iter().map(|(_, path)| path.clone()).collect(),
+        ..Outline::default()
+    };
+    let recipe = Recipe::parse(said).map_err(|problems| outline.problems.extend(problems)).ok();
+    let inputs = open_all(&mentioned, options.io, &mut outline.problems);
+    if let Some(recipe) = recipe.filter(|_| outline.problems.is_empty()) {
+        match compose::plan(&recipe, inputs, options) {
+            Ok(plan) => outline.plan = Some(plan),
+            Err(problems) => outline.problems = problems,
+        }
+    }
+    outline
+}
+
+fn open_all(mentioned: &[(String, PathBuf)], io: Io, problems: &mut Vec<Error>) -> Inputs {
+    let mut inputs =
+        Inputs { checkpoints: Vec::new(), labels: Vec::new(), by_path: BTreeMap::new() };
+    let mut by_real: BTreeMap<PathBuf, Option<usize>> = BTreeMap::new();
+    for (at, path) in mentioned {
+        if inputs.by_path.contains_key(path) {
+            continue;
+        }
+        let real = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        let known = by_real.entry(real).or_insert_with(|| match Checkpoint::open(path, io) {
+            Ok(checkpoint) => {
+                let label = free_label(&checkpoint.label, &inputs.labels);
+                inputs.labels.push(label);
+                inputs.checkpoints.push(checkpoint);
+                Some(inputs.checkpoints.len() - 1)
+            }
+            Err(error) => {
+                problems.push(error.at(at).branch(path_label(path)));
+                None
+            }
+        });
+        if let Some(input) = known {
+            inputs.by_path.insert(path.clone(), *input);
+        }
+    }
+    inputs
+}
+
+fn path_label(path: &Path) -> String {
+    path.file_name()
+        .map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy())
+        .into_owned()
+}
+
+/// A label that no other input has: the second `final` is `final-2`.
+fn free_label(label: &str, taken: &[String]) -> String {
+    let numbered =
+        |number: usize| if number == 1 { label.to_owned() } else { format!("{label}-{number}") };
+    (1..).map(numbered).find(|label| !taken.contains(label)).unwrap_or_default()
+}

@@ -1,0 +1,129 @@
+//! The plan itself: what executing needs, and nothing left to decide.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::plan::expression::Expression;
+use crate::plan::layout::Layout;
+use crate::read::checkpoint::Checkpoint;
+use crate::read::dtype::Dtype;
+use crate::read::source::Io;
+
+/// One output tensor.
+#[derive(Debug)]
+pub struct Job {
+    /// Its name.
+    pub name: String,
+    /// How it is stored in the result.
+    pub dtype: Dtype,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// Where its elements come from.
+    pub what: Work,
+}
+
+/// Where the elements of an output tensor come from.
+#[derive(Debug)]
+pub enum Work {
+    /// They are computed; in double precision where an input is stored so.
+    Merge {
+        /// The outermost is a merge.
+        expression: Expression,
+        /// Whether in double precision.
+        double: bool,
+    },
+    /// They are copied from the first, once all are seen to hold the same bytes.
+    Copy {
+        /// Inputs and the tensor's name there.
+        inputs: Vec<(usize, String)>,
+    },
+}
+
+/// A small file of the result.
+#[derive(Debug)]
+pub enum Small {
+    /// A file of the donor as it is.
+    Copy {
+        /// Its name in the result.
+        name: String,
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// A file that had to be made true.
+    Bytes {
+        /// Its name in the result.
+        name: String,
+        /// What it holds.
+        bytes: Vec<u8>,
+    },
+}
+
+impl Small {
+    /// Its name in the result.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Copy { name, .. } | Self::Bytes { name, .. } => name,
+        }
+    }
+}
+
+/// Something that a rule let through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// The rule: `missing`.
+    pub rule: &'static str,
+    /// The tensor, where it is about one.
+    pub tensor: Option<String>,
+    /// The branch's label.
+    pub branch: String,
+}
+
+/// Everything decided about a merge.
+#[derive(Debug)]
+pub struct Plan {
+    /// The inputs.
+    pub checkpoints: Vec<Checkpoint>,
+    /// What they are called.
+    pub labels: Vec<String>,
+    /// The output's tensors.
+    pub jobs: Vec<Job>,
+    /// Where they lie, in the order of the jobs.
+    pub layout: Layout,
+    /// The recipe in full, labels instead of paths.
+    pub recipe: Value,
+    /// Input tensors that no job reads; they count in the inputs' fingerprints.
+    pub unread: Vec<(usize, String)>,
+    /// Where the result goes.
+    pub out: Option<PathBuf>,
+    /// Whether what stands there is replaced.
+    pub overwrite: bool,
+    /// How files are read.
+    pub io: Io,
+    /// How many workers.
+    pub threads: usize,
+    /// The bound on private memory.
+    pub memory: u64,
+    /// The private memory that is needed.
+    pub private: u64,
+    /// The small files that are carried.
+    pub sidecars: Vec<Small>,
+    /// What rules let through.
+    pub allowed: Vec<Allowed>,
+    /// What a user should know.
+    pub warnings: Vec<String>,
+    /// Whether NaN and infinity go through.
+    pub carry: bool,
+    /// The outermost method.
+    pub method: String,
+    /// The base's label.
+    pub base: Option<String>,
+    /// Bytes that are read from inputs, sweeps counted.
+    pub read_bytes: u64,
+    /// Bytes that are written.
+    pub write_bytes: u64,
+    /// How many tensors are read how often.
+    pub passes: BTreeMap<u64, u64>,
+}

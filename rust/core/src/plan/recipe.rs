@@ -1,0 +1,319 @@
+//! What the user said: mergekit's recipe language, read strictly, every problem told at once with its place.
+//!
+//! No file is touched here. Words first (this file and `step`, `values`), decisions after (`plan`).
+
+mod canonical;
+mod step;
+mod values;
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, shown};
+use crate::fit::method::{AnyMethod, Parameters};
+use crate::read::dtype::Dtype;
+
+/// What a recipe says.
+#[derive(Debug)]
+pub struct Recipe {
+    /// The outermost merge.
+    pub root: Step,
+    /// The result's dtype, where one is asked for.
+    pub dtype: Option<Dtype>,
+    /// The seed of all random numbers.
+    pub seed: u64,
+    /// What is let through.
+    pub allow: Allow,
+    /// What inner merges are rounded to, as if they had been written.
+    pub round_intermediate: Option<Dtype>,
+    /// What was said and does nothing.
+    pub warnings: Vec<String>,
+}
+
+/// One merge.
+#[derive(Debug)]
+pub struct Step {
+    /// Its place in the recipe; empty for the outermost.
+    pub at: String,
+    /// Its method.
+    pub method: &'static dyn AnyMethod,
+    /// Its base, where it has one.
+    pub base: Option<Model>,
+    /// Its branches; the base is not among them.
+    pub branches: Vec<Model>,
+    /// Of a merge without a base, the branch that gives config and tokenizer.
+    pub donor: usize,
+    /// Every parameter, with a value.
+    pub parameters: Parameters,
+}
+
+/// What a merge is made of.
+#[derive(Debug)]
+pub struct Model {
+    /// Its place in the recipe.
+    pub at: String,
+    /// A checkpoint, or another merge.
+    pub source: ModelSource,
+}
+
+/// Where a model comes from.
+#[derive(Debug)]
+pub enum ModelSource {
+    /// A directory or a file.
+    Checkpoint(PathBuf),
+    /// A merge in its place.
+    Step(Box<Step>),
+}
+
+/// What is let through that would be refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allow {
+    /// A tensor that a branch lacks.
+    pub missing: Option<Missing>,
+    /// A tensor that only a branch has.
+    pub extra: Option<Extra>,
+    /// Embeddings with other numbers of rows.
+    pub shape_overlap: bool,
+    /// NaN and infinity.
+    pub nan_carry: bool,
+    /// Tokenizers of as many rows with other tokens.
+    pub vocabulary_rows: bool,
+}
+
+/// What a tensor is that a branch lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The base's.
+    Base,
+    /// Nothing: the branch takes no part.
+    Skip,
+}
+
+/// What becomes of a tensor that only a branch has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extra {
+    /// It is copied.
+    Copy,
+    /// It is left out.
+    Drop,
+}
+
+/// Keys of a merge wherever it stands.
+const STEP_KEYS: [&str; 4] = ["merge_method", "models", "base_model", "parameters"];
+/// Keys of the outermost merge alone.
+const ROOT_KEYS: [&str; 5] = ["dtype", "out_dtype", "seed", "allow", "round_intermediate"];
+/// mergekit's keys that are not understood yet.
+const NOT_YET: [&str; 8] = [
+    "slices",
+    "modules",
+    "tokenizer",
+    "tokenizer_source",
+    "chat_template",
+    "rules",
+    "rename",
+    "filter",
+];
+/// Keys that do nothing in mergekit either.
+const DEAD: [&str; 4] = ["int8_mask", "residual_weight", "normalize", "name"];
+/// The deepest nesting of merges.
+const DEEPEST: usize = 32;
+/// The most models in all.
+const MOST_MODELS: usize = 1000;
+
+/// What is gathered while a recipe is read.
+struct Reading {
+    problems: Vec<Error>,
+    warnings: Vec<String>,
+    models: usize,
+}
+
+impl Recipe {
+    /// Reads a recipe.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, each with its place.
+    pub fn parse(said: &Value) -> std::result::Result<Self, Vec<Error>> {
+        let mut reading = Reading { problems: Vec::new(), warnings: Vec::new(), models: 0 };
+        let Value::Object(map) = said else {
+            return Err(vec![Error::recipe(format!(
+                "the recipe is {}, expected keys and values",
+                kind(said)
+            ))]);
+        };
+        let root = reading.step(map, "", 0);
+        let dtype = reading.dtype(map, "dtype");
+        let dtype = reading.dtype(map, "out_dtype").or(dtype);
+        let seed = reading.seed(map);
+        let allow = reading.allow(map);
+        let round_intermediate = reading.dtype(map, "round_intermediate");
+        let Reading { problems, warnings, .. } = reading;
+        match root {
+            Some(root) if problems.is_empty() => {
+                Ok(Self { root, dtype, seed, allow, round_intermediate, warnings })
+            }
+            _ => Err(problems),
+        }
+    }
+}
+
+/// The checkpoints that a recipe names, however wrong the rest of it is, with their places.
+#[must_use]
+pub fn checkpoints_said(said: &Value) -> Vec<(String, PathBuf)> {
+    fn walk(said: &Value, at: &str, depth: usize, found: &mut Vec<(String, PathBuf)>) {
+        match said {
+            Value::String(path)
+                if !path.is_empty() && !path.contains('\0') && found.len() < MOST_MODELS =>
+            {
+                found.push((at.to_owned(), PathBuf::from(path)));
+            }
+            Value::Object(map) if depth < DEEPEST => {
+                if let Some(base) = map.get("base_model") {
+                    walk(base, &inside(at, "base_model"), depth + 1, found);
+                }
+                let models = map.get("models").and_then(Value::as_array);
+                for (i, entry) in models.into_iter().flatten().enumerate() {
+                    if let Some(model) = entry.get("model") {
+                        walk(model, &inside(at, &format!("models[{i}].model")), depth + 1, found);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    if said.is_object() {
+        walk(said, "", 0, &mut found);
+    }
+    found
+}
+
+impl Reading {
+    fn problem(&mut self, at: &str, error: Error) {
+        self.problems.push(if at.is_empty() { error } else { error.at(at) });
+    }
+
+    /// The keys that mean nothing here.
+    fn keys(&mut self, map: &Map<String, Value>, at: &str, root: bool) {
+        for key in map.keys() {
+            let place = inside(at, key);
+            if STEP_KEYS.contains(&key.as_str()) || root && ROOT_KEYS.contains(&key.as_str()) {
+                continue;
+            }
+            if ROOT_KEYS.contains(&key.as_str()) {
+                let what = format!("`{key}` belongs to the outermost merge");
+                self.problem(&place, Error::recipe(what));
+            } else if NOT_YET.contains(&key.as_str()) {
+                self.problem(&place, not_yet(&format!("`{key}`")));
+            } else if DEAD.contains(&key.as_str()) {
+                self.warnings
+                    .push(format!("`{}` does nothing here, as in mergekit", shown(&place)));
+            } else {
+                let known = STEP_KEYS.into_iter().chain(ROOT_KEYS.into_iter().filter(|_| root));
+                self.problem(&place, Error::unknown("key", key, known));
+            }
+        }
+    }
+
+    fn dtype(&mut self, map: &Map<String, Value>, key: &str) -> Option<Dtype> {
+        let said = map.get(key).filter(|said| !said.is_null())?;
+        if key == "round_intermediate" && said == "none" {
+            return None;
+        }
+        let found = said.as_str().and_then(Dtype::from_config).filter(|dtype| dtype.is_float());
+        if found.is_none() {
+            let known = "bfloat16, float16, float32, float64, float8_e4m3fn or float8_e5m2";
+            self.problem(key, Error::value(key, show(said), known));
+        }
+        found
+    }
+
+    fn seed(&mut self, map: &Map<String, Value>) -> u64 {
+        let Some(said) = map.get("seed").filter(|said| !said.is_null()) else { return 0 };
+        said.as_u64().unwrap_or_else(|| {
+            self.problem(
+                "seed",
+                Error::value("seed", show(said), "a whole number from 0 to 2^64 - 1"),
+            );
+            0
+        })
+    }
+
+    fn allow(&mut self, map: &Map<String, Value>) -> Allow {
+        let mut allow = Allow::default();
+        let Some(said) = map.get("allow").filter(|said| !said.is_null()) else { return allow };
+        let Value::Object(rules) = said else {
+            self.problem(
+                "allow",
+                Error::value("allow", show(said), "rules such as `missing: base`"),
+            );
+            return allow;
+        };
+        for (rule, value) in rules {
+            let known = match (rule.as_str(), value.as_str().unwrap_or_default()) {
+                ("missing", "base") => allow.missing.replace(Missing::Base).is_none(),
+                ("missing", "skip") => allow.missing.replace(Missing::Skip).is_none(),
+                ("extra", "copy") => allow.extra.replace(Extra::Copy).is_none(),
+                ("extra", "drop") => allow.extra.replace(Extra::Drop).is_none(),
+                ("shape", "overlap") => set(&mut allow.shape_overlap),
+                ("nan", "carry") => set(&mut allow.nan_carry),
+                ("vocabulary", "rows") => set(&mut allow.vocabulary_rows),
+                // There are no sealed branches yet, so no bases that could differ.
+                ("bases", "differ") => true,
+                _ => false,
+            };
+            if !known {
+                self.unknown_rule(rule, value);
+            }
+        }
+        allow
+    }
+
+    fn unknown_rule(&mut self, rule: &str, value: &Value) {
+        let rules = ["missing", "extra", "shape", "nan", "vocabulary", "bases"];
+        let values = ["base or skip", "copy or drop", "overlap", "carry", "rows", "differ"];
+        let place = inside("allow", rule);
+        let error = match rules.iter().position(|known| *known == rule) {
+            Some(at) => Error::value(rule, show(value), values[at]),
+            None => Error::unknown("rule", rule, rules),
+        };
+        self.problem(&place, error);
+    }
+}
+
+fn set(flag: &mut bool) -> bool {
+    *flag = true;
+    true
+}
+
+/// A place inside another.
+fn inside(at: &str, key: &str) -> String {
+    if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") }
+}
+
+fn not_yet(what: &str) -> Error {
+    Error::recipe_with_hint(
+        format!("{what} is not understood yet"),
+        "this version merges whole models with plain values",
+    )
+}
+
+/// A value as a message shows it.
+fn show(value: &Value) -> String {
+    format!("`{}`", shown(&value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+}
+
+/// What kind of value it is.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "empty",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a mapping",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,281 @@
+//! One merge of a recipe: its method, its models, which of them is the base, and folds.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+use super::{DEEPEST, MOST_MODELS, Model, ModelSource, Reading, Step, inside, kind, not_yet, show};
+use crate::error::{Error, shown};
+use crate::fit::method::{AnyMethod, Base, Parameters};
+use crate::methods;
+
+/// A model as it is listed.
+struct Listed<'v> {
+    model: Model,
+    parameters: Option<&'v Map<String, Value>>,
+    at: String,
+}
+
+impl Reading {
+    /// Reads a merge; none where it is too wrong to go on with.
+    pub(super) fn step(
+        &mut self,
+        map: &Map<String, Value>,
+        at: &str,
+        depth: usize,
+    ) -> Option<Step> {
+        if depth > DEEPEST {
+            self.problem(at, Error::recipe(format!("merges are nested more than {DEEPEST} deep")));
+            return None;
+        }
+        self.keys(map, at, depth == 0);
+        let method = self.method(map, at);
+        let listed = self.models(map, at, depth);
+        let base = self.base(map, at, depth);
+        let method = method?;
+        let (base, donor, listed) = self.place_base(method, base, listed?, at)?;
+        let fold = self.count(method, &listed, at)?;
+        let own: Vec<_> = listed.iter().map(|one| (one.at.clone(), one.parameters)).collect();
+        let parameters = self.parameters(method, map.get("parameters"), &own, at, fold)?;
+        let branches: Vec<Model> = listed.into_iter().map(|one| one.model).collect();
+        let step = Step { at: at.to_owned(), method, base, branches, donor, parameters };
+        Some(if fold { folded(step) } else { step })
+    }
+
+    fn method(&mut self, map: &Map<String, Value>, at: &str) -> Option<&'static dyn AnyMethod> {
+        let place = inside(at, "merge_method");
+        match map.get("merge_method") {
+            Some(Value::String(name)) => {
+                let found = methods::named(name);
+                if found.is_none() {
+                    let known = methods::all().iter().map(|method| method.spec().name);
+                    self.problem(&place, Error::unknown("method", name, known));
+                }
+                found
+            }
+            Some(other) => {
+                self.problem(&place, Error::value("merge_method", show(other), "a method's name"));
+                None
+            }
+            None => {
+                let what = "`merge_method` is missing";
+                self.problem(at, Error::recipe_with_hint(what, "`branchmerge methods` lists them"));
+                None
+            }
+        }
+    }
+
+    fn models<'v>(
+        &mut self,
+        map: &'v Map<String, Value>,
+        at: &str,
+        depth: usize,
+    ) -> Option<Vec<Listed<'v>>> {
+        let place = inside(at, "models");
+        let entries = match map.get("models") {
+            Some(Value::Array(entries)) if !entries.is_empty() => entries,
+            Some(Value::Array(_) | Value::Null) | None => {
+                let what = "`models` lists no model";
+                self.problem(
+                    if map.contains_key("models") { &place } else { at },
+                    Error::recipe(what),
+                );
+                return None;
+            }
+            Some(other) => {
+                let error = Error::value("models", kind(other), "a list of `model: PATH` entries");
+                self.problem(&place, error);
+                return None;
+            }
+        };
+        let mut listed = Vec::new();
+        for (i, entry) in entries.iter().enumerate() {
+            let place = format!("{place}[{i}]");
+            listed.push(self.entry(entry, &place, depth));
+        }
+        listed.into_iter().collect()
+    }
+
+    fn entry<'v>(&mut self, entry: &'v Value, at: &str, depth: usize) -> Option<Listed<'v>> {
+        let Value::Object(map) = entry else {
+            self.problem(
+                at,
+                Error::recipe(format!("a model is {}, expected `model: PATH`", kind(entry))),
+            );
+            return None;
+        };
+        for key in map.keys().filter(|key| !["model", "parameters"].contains(&key.as_str())) {
+            self.problem(&inside(at, key), Error::unknown("key", key, ["model", "parameters"]));
+        }
+        let parameters = match map.get("parameters") {
+            None | Some(Value::Null) => None,
+            Some(Value::Object(parameters)) => Some(parameters),
+            Some(other) => {
+                let error = Error::value("parameters", kind(other), "names and values");
+                self.problem(&inside(at, "parameters"), error);
+                None
+            }
+        };
+        let Some(said) = map.get("model") else {
+            self.problem(at, Error::recipe("`model` is missing"));
+            return None;
+        };
+        let model = self.model(said, &inside(at, "model"), depth)?;
+        Some(Listed { model, parameters, at: inside(at, "parameters") })
+    }
+
+    fn model(&mut self, said: &Value, at: &str, depth: usize) -> Option<Model> {
+        self.models += 1;
+        if self.models > MOST_MODELS {
+            if self.models == MOST_MODELS + 1 {
+                self.problem(at, Error::recipe(format!("more than {MOST_MODELS} models")));
+            }
+            return None;
+        }
+        let source = match said {
+            Value::String(path) if !path.is_empty() && !path.contains('\0') => {
+                ModelSource::Checkpoint(PathBuf::from(path))
+            }
+            Value::Object(map)
+                if map.contains_key("model") && !map.contains_key("merge_method") =>
+            {
+                self.problem(at, not_yet("a model written as a mapping of mergekit"));
+                return None;
+            }
+            Value::Object(map) => ModelSource::Step(Box::new(self.step(map, at, depth + 1)?)),
+            other => {
+                self.problem(
+                    at,
+                    Error::value("model", show(other), "a path, or a recipe in its place"),
+                );
+                return None;
+            }
+        };
+        Some(Model { at: at.to_owned(), source })
+    }
+
+    fn base(&mut self, map: &Map<String, Value>, at: &str, depth: usize) -> Option<Model> {
+        let said = map.get("base_model").filter(|said| !said.is_null())?;
+        self.model(said, &inside(at, "base_model"), depth)
+    }
+
+    /// Decides which model is the base, and takes it out of the branches.
+    fn place_base<'v>(
+        &mut self,
+        method: &'static dyn AnyMethod,
+        base: Option<Model>,
+        mut listed: Vec<Listed<'v>>,
+        at: &str,
+    ) -> Option<(Option<Model>, usize, Vec<Listed<'v>>)> {
+        let name = method.spec().name;
+        self.repeated(&listed);
+        let same =
+            base.as_ref().and_then(|base| listed.iter().position(|one| same(&one.model, base)));
+        match (method.spec().base, base) {
+            (Base::None, None) => Some((None, 0, listed)),
+            (Base::None, Some(base)) => {
+                if same.is_none() {
+                    let what =
+                        format!("`{name}` has no base, and `base_model` is none of the models");
+                    let hint = "list it among the models, or leave it out; it only gives config and tokenizer";
+                    self.problem(&base.at, Error::recipe_with_hint(what, hint));
+                }
+                Some((None, same?, listed))
+            }
+            (_, Some(base)) => {
+                if let Some(i) = same {
+                    let own = listed.remove(i);
+                    if own.parameters.is_some_and(|parameters| !parameters.is_empty()) {
+                        self.warnings
+                            .push(format!("`{}` does nothing: it is the base's", shown(&own.at)));
+                    }
+                }
+                Some((Some(base), 0, listed))
+            }
+            (_, None) => {
+                let what = format!("`{name}` needs a base, and `base_model` is missing");
+                self.problem(at, Error::recipe_with_hint(what, "add `base_model: PATH`"));
+                None
+            }
+        }
+    }
+
+    fn repeated(&mut self, listed: &[Listed<'_>]) {
+        for (i, one) in listed.iter().enumerate() {
+            if let Some(first) = listed[..i].iter().find(|other| same(&other.model, &one.model)) {
+                let what = format!("the same model is listed twice, first at `{}`", first.model.at);
+                self.problem(&one.model.at, Error::recipe(what));
+            }
+        }
+    }
+
+    /// Checks how many branches there are; tells whether they are folded.
+    fn count(
+        &mut self,
+        method: &'static dyn AnyMethod,
+        listed: &[Listed<'_>],
+        at: &str,
+    ) -> Option<bool> {
+        let spec = method.spec();
+        let count = listed.len();
+        let many = spec.most.is_some_and(|most| count > most);
+        if count >= spec.fewest && (!many || spec.folds) {
+            return Some(many);
+        }
+        let expected = match spec.most {
+            Some(most) if most == spec.fewest => format!("{most}"),
+            Some(most) => format!("{} to {most}", spec.fewest),
+            None => format!("at least {}", spec.fewest),
+        };
+        let besides = if spec.base == Base::None { "" } else { " besides the base" };
+        let what = format!(
+            "`{}` takes {expected} model{}{besides}, found {count}",
+            spec.name,
+            if expected == "1" { "" } else { "s" }
+        );
+        self.problem(&inside(at, "models"), Error::recipe(what));
+        None
+    }
+}
+
+/// Whether two models are the same checkpoint by their words.
+fn same(one: &Model, other: &Model) -> bool {
+    match (&one.source, &other.source) {
+        (ModelSource::Checkpoint(one), ModelSource::Checkpoint(other)) => one == other,
+        _ => false,
+    }
+}
+
+/// base, [a, b, c] becomes base, [a, [b, c]]: each merge is the branch of the one before.
+fn folded(step: Step) -> Step {
+    let Step { at, method, base, mut branches, parameters, .. } = step;
+    let of = |base: Option<Model>, branch: Model| Step {
+        at: at.clone(),
+        method,
+        base,
+        branches: vec![branch],
+        donor: 0,
+        parameters: Parameters {
+            branches: parameters.branches[..1].to_vec(),
+            ..parameters.clone()
+        },
+    };
+    let mut inner = branches.pop().map(|last| (last.at.clone(), last));
+    while let Some(model) = branches.pop() {
+        inner = inner.map(|(place, branch)| {
+            let step = of(Some(model), branch);
+            (place.clone(), Model { at: place, source: ModelSource::Step(Box::new(step)) })
+        });
+    }
+    match inner {
+        Some((_, branch)) => of(base, branch),
+        None => Step {
+            at: at.clone(),
+            method,
+            base,
+            branches,
+            donor: 0,
+            parameters: parameters.clone(),
+        },
+    }
+}
