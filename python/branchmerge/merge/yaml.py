@@ -8,6 +8,7 @@ once. Anchors and aliases work, but cannot grow a small file into a large recipe
 from __future__ import annotations
 
 import os
+import math
 import re
 import stat
 from dataclasses import dataclass, field
@@ -160,8 +161,7 @@ class Reader:
             self.problem(f"a bare `{text}` means different things to YAML readers", line, hint)
             return meant
         if NOT_FINITE.fullmatch(text):
-            self.problem(f"`{text}` is not a finite number", line)
-            return 0.0
+            return self.number("inf", line, text)
         if LEADING_ZERO.fullmatch(text):
             plain = text.lstrip("+-0") or "0"
             self.problem(f"`{shown(text)}` begins with 0", line, f'write {shown(plain)}, or "{shown(text)}" for a text')
@@ -169,10 +169,18 @@ class Reader:
         if OTHER_BASE.fullmatch(text):
             return int(text, 0)
         if DECIMAL.fullmatch(text):
-            return int(text) if len(text) <= LONGEST_INTEGER else float(text)
+            return int(text) if len(text) <= LONGEST_INTEGER else self.number(text, line)
         if FLOAT.fullmatch(text):
-            return float(text)
+            return self.number(text, line)
         return self.text(text, line)
+
+    def number(self, text: str, line: int, said: str | None = None) -> float:
+        """A finite number; what is too large for one is a problem."""
+        number = float(text)
+        if math.isfinite(number):
+            return number
+        self.problem(f"`{shown(said or text)}` is not a finite number", line)
+        return 0.0
 
     def text(self, text: str, line: int) -> str:
         """A text that UTF-8 can hold."""

@@ -149,6 +149,12 @@ fn reading(jobs: &[Job], inputs: &Inputs) -> (u64, BTreeMap<u64, u64>, Vec<(usiz
         .map(|(input, name)| (input, name.clone()))
         .collect();
     bytes += unread.iter().map(|(input, tensor)| bytes_of(*input, tensor)).sum::<u64>();
+    for checkpoint in &inputs.checkpoints {
+        let tensors: u64 =
+            checkpoint.tensors.values().map(|stored| stored.range.end - stored.range.start).sum();
+        let files: u64 = checkpoint.files.iter().map(|file| file.len()).sum();
+        bytes += files - tensors;
+    }
     (bytes, passes, unread)
 }
 

@@ -94,11 +94,14 @@ fn measured((name, dtype, shape): &(String, Dtype, Vec<u64>)) -> Result<Placed> 
         return Err(Error::malformed("the name is reserved by the format").tensor(name));
     }
     let elements = shape.iter().try_fold(1u64, |product, &side| product.checked_mul(side));
-    let bytes = elements.and_then(|elements| dtype.bytes_for(elements)).ok_or_else(|| {
-        let what =
-            format!("{shape:?} elements of {} are not whole bytes, or too many", dtype.name());
-        Error::malformed(what).tensor(name)
-    })?;
+    let bytes = elements
+        .and_then(|elements| dtype.bytes_for(elements))
+        .filter(|&bytes| i64::try_from(bytes).is_ok())
+        .ok_or_else(|| {
+            let what =
+                format!("{shape:?} elements of {} are not whole bytes, or too many", dtype.name());
+            Error::malformed(what).tensor(name)
+        })?;
     Ok(Placed {
         name: name.clone(),
         dtype: *dtype,

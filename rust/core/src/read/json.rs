@@ -19,7 +19,7 @@ use crate::error::{Error, Result, shown};
 /// How often its own size a text may take as values; a table of tensors takes less than ten times.
 const TIMES: usize = 16;
 /// What the values of the shortest text may take.
-const FLOOR: usize = 1 << 20;
+const FLOOR: usize = 32 << 20;
 /// What a text and its values may take together: below the 192 MB that a hostile file may cost.
 const MOST: usize = 176 << 20;
 
