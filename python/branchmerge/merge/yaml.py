@@ -7,8 +7,8 @@ once. Anchors and aliases work, but cannot grow a small file into a large recipe
 
 from __future__ import annotations
 
-import os
 import math
+import os
 import re
 import stat
 from dataclasses import dataclass, field

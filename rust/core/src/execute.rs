@@ -76,7 +76,8 @@ pub fn execute(
     progress.begin(Phase::Syncing, 0, 0);
     let sidecars = manifest::sidecars(plan, files);
     let manifest = manifest::body(plan, &finished, &unread, &sidecars)?;
-    let unchanged = || plan.checkpoints.iter().try_for_each(|checkpoint| checkpoint.unchanged());
+    let unchanged =
+        || plan.checkpoints.iter().try_for_each(super::read::checkpoint::Checkpoint::unchanged);
     output.publish(&sidecars, &crate::write::manifest::seal(&manifest), &unchanged)?;
     peak.look();
     let seconds = started.elapsed().as_secs_f64();
@@ -216,7 +217,7 @@ impl Outline {
     fn plan(&self) -> Result<&Plan> {
         self.planned().ok_or_else(|| {
             let problems =
-                self.problems().iter().map(|problem| problem.to_string()).collect::<Vec<_>>();
+                self.problems().iter().map(std::string::ToString::to_string).collect::<Vec<_>>();
             Kind::Recipe { what: problems.join("\n"), hint: None }.into()
         })
     }

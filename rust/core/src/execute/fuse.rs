@@ -58,7 +58,7 @@ fn collect<'p>(expression: &'p Expression, found: &mut Vec<(usize, &'p str)>) {
             }
         }
         Expression::Merge(merge) => {
-            merge.operands.iter().for_each(|operand| collect(operand, found))
+            merge.operands.iter().for_each(|operand| collect(operand, found));
         }
     }
 }
@@ -278,7 +278,10 @@ fn copy(
         work.progress.add_bytes(bytes.len() as u64);
         let part = tree_hash::part(bytes, range.start, placed.bytes);
         for (input, _) in inputs {
-            work.plan.checkpoints[*input].files.iter().try_for_each(|file| file.intact())?;
+            work.plan.checkpoints[*input]
+                .files
+                .iter()
+                .try_for_each(super::super::read::source::Source::intact)?;
         }
         Ok(part)
     })?;

@@ -69,10 +69,10 @@ fn tensors(plan: &Plan, finished: &BTreeMap<String, Finished>) -> Map<String, Va
             "shape": placed.shape,
             "blake3": done.map(|done| &done.hash),
         });
-        if let Some(Value::Object(statistics)) = done.map(|done| &done.statistics) {
-            if !statistics.is_empty() {
-                entry["statistics"] = Value::Object(statistics.clone());
-            }
+        if let Some(Value::Object(statistics)) = done.map(|done| &done.statistics)
+            && !statistics.is_empty()
+        {
+            entry["statistics"] = Value::Object(statistics.clone());
         }
         tensors.insert(placed.name.clone(), entry);
     }

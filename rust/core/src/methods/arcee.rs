@@ -210,7 +210,7 @@ fn row_divergences<R: Number>(tensor: &Tensor<'_, R>) -> Result<Vec<f64>> {
         row.sweep(|block| highest = maximum(highest, block.base()))?;
         let (mut weight, mut shift) = ([0.0; 16], [0.0; 16]);
         row.sweep(|block| {
-            moments(&mut weight, &mut shift, highest, block.base(), block.branch(0))
+            moments(&mut weight, &mut shift, highest, block.base(), block.branch(0));
         })?;
         let weight = statistics::total(&weight);
         let mean = R::from_f64(statistics::total(&shift) / weight);

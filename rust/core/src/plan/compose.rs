@@ -125,7 +125,7 @@ fn reading(jobs: &[Job], inputs: &Inputs) -> (u64, BTreeMap<u64, u64>, Vec<(usiz
             Work::Merge { expression, .. } => {
                 let mut found = Vec::new();
                 expression.leaves(job.shape.iter().product(), &mut |at, times| {
-                    found.push((at.clone(), times))
+                    found.push((at.clone(), times));
                 });
                 for (at, times) in found {
                     bytes =
@@ -152,7 +152,7 @@ fn reading(jobs: &[Job], inputs: &Inputs) -> (u64, BTreeMap<u64, u64>, Vec<(usiz
     for checkpoint in &inputs.checkpoints {
         let tensors: u64 =
             checkpoint.tensors.values().map(|stored| stored.range.end - stored.range.start).sum();
-        let files: u64 = checkpoint.files.iter().map(|file| file.len()).sum();
+        let files: u64 = checkpoint.files.iter().map(super::super::read::source::Source::len).sum();
         bytes += files - tensors;
     }
     (bytes, passes, unread)
@@ -187,7 +187,7 @@ impl Composer<'_> {
                     self.allowed.push(Allowed { rule: "vocabulary", tensor: None, branch });
                 }
                 Ok(Some(vocabulary::Found::Conflict(error))) | Err(error) => {
-                    self.problems.push(error)
+                    self.problems.push(error);
                 }
                 Ok(Some(vocabulary::Found::Warning(text))) => self.warnings.push(text),
                 Ok(None) => {}
@@ -296,20 +296,18 @@ impl Composer<'_> {
                 }
                 Some(None) if self.recipe.allow.missing == Some(Missing::Skip) => {}
                 Some(None) => {
-                    match step.base.as_ref().and_then(|base| self.model(base, name)).flatten() {
-                        Some(base) => {
-                            operands.push(base);
-                            present.push(i);
-                        }
-                        None => {
-                            let what = "`missing: base` needs a base, which this merge has not";
-                            let hint = "`missing=skip` lets the branch take no part";
-                            let label = &self.inputs.labels[leftmost(branch, self.inputs)];
-                            self.problems.push(
-                                Error::recipe_with_hint(what, hint).tensor(name).branch(label),
-                            );
-                            wrong = true;
-                        }
+                    if let Some(base) =
+                        step.base.as_ref().and_then(|base| self.model(base, name)).flatten()
+                    {
+                        operands.push(base);
+                        present.push(i);
+                    } else {
+                        let what = "`missing: base` needs a base, which this merge has not";
+                        let hint = "`missing=skip` lets the branch take no part";
+                        let label = &self.inputs.labels[leftmost(branch, self.inputs)];
+                        self.problems
+                            .push(Error::recipe_with_hint(what, hint).tensor(name).branch(label));
+                        wrong = true;
                     }
                 }
             }
@@ -339,11 +337,11 @@ impl Composer<'_> {
             }
             return Some(operands.swap_remove(0));
         }
-        if present.len() < step.branches.len() {
-            if let Err(error) = (spec.check)(&parameters) {
-                self.problems.push(error.tensor(name));
-                return None;
-            }
+        if present.len() < step.branches.len()
+            && let Err(error) = (spec.check)(&parameters)
+        {
+            self.problems.push(error.tensor(name));
+            return None;
         }
         Some(Expression::Merge(Box::new(Merge {
             method: step.method,
@@ -383,7 +381,7 @@ impl Composer<'_> {
             for name in checkpoint.tensors.keys().filter(|name| !donors.contains_key(*name)) {
                 match self.recipe.allow.extra {
                     None => {
-                        self.problems.push(compatibility::extra(inputs, name, input, self.donor))
+                        self.problems.push(compatibility::extra(inputs, name, input, self.donor));
                     }
                     Some(rule) => {
                         let branch = inputs.labels[input].clone();

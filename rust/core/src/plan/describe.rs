@@ -34,7 +34,7 @@ pub fn describe(outline: &Outline) -> Value {
         "passes": passes,
         "memory": { "private": plan.private, "threads": plan.threads, "bound": plan.memory },
         "base": plan.base,
-        "sidecars": plan.sidecars.iter().map(|small| small.name()).collect::<Vec<_>>(),
+        "sidecars": plan.sidecars.iter().map(super::plan::Small::name).collect::<Vec<_>>(),
         "allowed": plan.allowed.iter().map(|one| {
             json!({ "rule": one.rule, "tensor": one.tensor, "branch": one.branch })
         }).collect::<Vec<_>>(),

@@ -62,12 +62,11 @@ fn left_count(parts: usize) -> usize {
 }
 
 fn merged(values: &[ChainingValue]) -> ChainingValue {
-    match values {
-        [one] => *one,
-        _ => {
-            let (left, right) = values.split_at(left_count(values.len()));
-            merge_subtrees_non_root(&merged(left), &merged(right), Mode::Hash)
-        }
+    if let [one] = values {
+        *one
+    } else {
+        let (left, right) = values.split_at(left_count(values.len()));
+        merge_subtrees_non_root(&merged(left), &merged(right), Mode::Hash)
     }
 }
 
@@ -77,7 +76,7 @@ mod tests {
 
     #[test]
     fn parts_join_to_the_standard_hash() {
-        let bytes: Vec<u8> = (0..40_000u32).map(|i| (i * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..40_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
         for length in [0, 1, 1023, 1024, 1025, 2048, 4096, 4097, 12_288, 16_385, 40_000] {
             for size in [1024, 4096] {
                 let bytes = &bytes[..length];
