@@ -84,7 +84,7 @@ impl Checkpoint {
     }
 }
 
-fn open_file(path: &Path, io: Io, number: usize) -> Result<(Source, Vec<(String, Stored)>)> {
+fn open_file(path: &Path, io: Io, number: usize) -> Result<(Source, BTreeMap<String, Stored>)> {
     let source = Source::open(path, io)?;
     let tensors = read_header(&source, number)?;
     Ok((source, tensors))

@@ -1,21 +1,38 @@
 //! Where tensors lie in a safetensors file: the header, read as hostile bytes.
 //!
-//! Stricter than the format's own reader: a key given twice is refused, as is one that is not known.
+//! A file is eight bytes with the length of its header, the header in JSON, then the bytes of the tensors. What is taken
+//! here is what the format's own reader takes, less what only a broken or a hostile writer would write:
+//!
+//! - a key that is there twice, or one of a tensor that the format does not know;
+//! - an entry or a dtype in another form than the format's (that reader takes `["F32",[1],[0,4]]` for an entry);
+//! - white space before the first `{`, which the format forbids;
+//! - more than [`MOST_DIMENSIONS`] dimensions, a name beyond [`LONGEST_NAME`] or another word beyond [`LONGEST_TEXT`];
+//! - so many tensors that they would take, with the header, more than [`MOST_MEMORY`].
+//!
+//! Memory: besides the header itself, at most eight times its size and 4 KiB.
+
+mod entries;
+#[cfg(test)]
+mod tests;
+mod words;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Range;
 
-use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
-
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Kind, Result};
 use crate::read::dtype::Dtype;
 use crate::read::source::Source;
 
-/// The longest header: the format's own limit.
-const LONGEST: u64 = 100_000_000;
-/// The most dimensions.
-const MOST_DIMENSIONS: usize = 64;
+/// The longest header, in bytes: the format's own limit.
+pub const LONGEST_HEADER: u64 = 100_000_000;
+/// The most dimensions of a tensor: what numpy and torch have.
+pub const MOST_DIMENSIONS: usize = 64;
+/// The longest name of a tensor, in bytes.
+pub const LONGEST_NAME: usize = 4096;
+/// The longest text or number in a header, in bytes as it is written there.
+pub const LONGEST_TEXT: usize = 32 << 20;
+/// What a header and its tensors may take together, in bytes: below the 192 MB that a hostile file may cost.
+pub const MOST_MEMORY: u64 = 176 << 20;
 
 /// A tensor's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,268 +58,133 @@ impl Stored {
 /// Reads the header of a file; `file` is its number in the checkpoint.
 ///
 /// # Errors
-/// [`crate::error::Kind::Malformed`] with what was found and expected; the system's word.
-pub fn read_header(source: &Source, file: usize) -> Result<Vec<(String, Stored)>> {
+/// [`Kind::Malformed`] with what was found and expected; the system's word; [`Kind::OutOfMemory`].
+pub fn read_header(source: &Source, file: usize) -> Result<BTreeMap<String, Stored>> {
     let read = || {
-        let length = source.len();
-        if length < 8 {
-            return Err(Error::malformed(format!(
-                "{length} bytes, expected at least 8 for a header's length"
-            )));
-        }
-        let mut buffer = Vec::new();
-        let prefix = source.bytes(0..8, &mut buffer)?;
-        let header = header_length(prefix, length)?;
-        let bytes = source.bytes(0..8 + header, &mut buffer)?;
-        let found = parse(bytes, length, file);
-        source.intact()?;
-        found
+        let mut piece = Vec::new();
+        let prefix = source.len().min(8);
+        let header = header_length(source.bytes(0..prefix, &mut piece)?, source.len())?;
+        let header = private_copy(source, 8 + header)?;
+        parse(&header, source.len(), file)
     };
     read().map_err(|error| error.path(source.path()))
 }
 
-/// Reads a header: its length in eight bytes, then its JSON; `length` is that of the whole file.
-///
-/// Takes memory of at most about six times the header.
+/// The first bytes of a file in memory of our own. A map may change while it is read, and no text may change after it was
+/// found to be UTF-8.
+fn private_copy(source: &Source, length: u64) -> Result<Vec<u8>> {
+    const PIECE: u64 = 1 << 20;
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(length as usize)
+        .map_err(|_| Error::from(Kind::OutOfMemory { needed: length }))?;
+    let mut buffer = Vec::new();
+    while (copy.len() as u64) < length {
+        let start = copy.len() as u64;
+        let end = length.min(start + PIECE);
+        copy.extend_from_slice(source.bytes(start..end, &mut buffer)?);
+    }
+    source.intact()?;
+    Ok(copy)
+}
+
+/// Reads a header: its length in eight bytes, then its JSON, then perhaps more; `length` is that of the whole file.
 ///
 /// # Errors
-/// As [`read_header`].
-pub fn parse(bytes: &[u8], length: u64, file: usize) -> Result<Vec<(String, Stored)>> {
-    let header = header_length(bytes.get(..8).unwrap_or_default(), length)?;
-    let json = bytes
-        .get(8..8 + header as usize)
-        .ok_or_else(|| Error::malformed("the header is cut off"))?;
-    if json.first() != Some(&b'{') {
-        return Err(Error::malformed("the header does not begin with `{`"));
+/// [`Kind::Malformed`], naming the tensor where it is one's fault.
+pub fn parse(bytes: &[u8], length: u64, file: usize) -> Result<BTreeMap<String, Stored>> {
+    let header = header_length(bytes.get(..8).unwrap_or(bytes), length)?;
+    let json = usize::try_from(8 + header).ok().and_then(|end| bytes.get(8..end));
+    let json = json.ok_or_else(|| Error::malformed("the header is cut off"))?;
+    let mut tensors = entries::read(json, file)?;
+    cover(&tensors, length - 8 - header)?;
+    for stored in tensors.values_mut() {
+        stored.range.start += 8 + header;
+        stored.range.end += 8 + header;
     }
-    let mut json = serde_json::Deserializer::from_slice(json);
-    let entries = json.deserialize_map(Header).and_then(|entries| json.end().map(|()| entries));
-    let entries = entries
-        .map_err(|error| Error::malformed(format!("the header is no valid JSON: {error}")))?;
-    place(entries, length - 8 - header, 8 + header, file)
+    Ok(tensors)
 }
 
+/// The length of the header, which lies within the file.
 fn header_length(prefix: &[u8], length: u64) -> Result<u64> {
-    let prefix: [u8; 8] = prefix.try_into().map_err(|_| {
-        Error::malformed(format!("{length} bytes, expected at least 8 for a header's length"))
-    })?;
-    let header = u64::from_le_bytes(prefix);
-    if header > LONGEST {
-        return Err(Error::malformed(format!(
-            "a header of {header} bytes is announced, at most {LONGEST} are allowed; is it a safetensors file?"
-        )));
-    }
-    if header > length.saturating_sub(8) {
-        let what = format!(
-            "a header of {header} bytes is announced, the file has {length} bytes: it is cut off"
-        );
+    let Ok(bytes) = <[u8; 8]>::try_from(prefix) else {
+        let what =
+            format!("it has {length} bytes, expected 8 for the length of a header and then one");
         return Err(Error::malformed(what));
-    }
-    Ok(header)
-}
-
-/// An entry as it is written.
-struct Entry {
-    dtype: Dtype,
-    shape: Vec<u64>,
-    offsets: [u64; 2],
-}
-
-/// Checks every size, and that the tensors cover the file without a hole or an overlap.
-fn place(
-    entries: BTreeMap<String, Entry>,
-    data: u64,
-    start: u64,
-    file: usize,
-) -> Result<Vec<(String, Stored)>> {
-    let mut order: Vec<(&String, &Entry)> = entries.iter().collect();
-    order.sort_by_key(|(_, entry)| entry.offsets);
-    let mut end = 0;
-    for (name, entry) in order {
-        let [from, to] = entry.offsets;
-        let said = |what: String| Error::malformed(what).tensor(name);
-        if from != end || to < from {
-            let what = format!(
-                "its bytes are {from}..{to}, expected to begin at {end}: tensors may leave no hole and not overlap"
-            );
-            return Err(said(what));
-        }
-        let elements =
-            entry.shape.iter().try_fold(1u64, |product, &side| product.checked_mul(side));
-        let bytes = elements.and_then(|elements| entry.dtype.bytes_for(elements));
-        if bytes != Some(to - from) {
-            let expected = bytes.map_or("too many".into(), |bytes| bytes.to_string());
-            let what = format!(
-                "it has {} bytes, expected {expected} for shape {:?} of {}",
-                to - from,
-                entry.shape,
-                entry.dtype.name()
-            );
-            return Err(said(what));
-        }
-        end = to;
-    }
-    if end != data {
-        let what = format!("the tensors have {end} bytes, the file has {data} for them");
-        return Err(Error::malformed(what));
-    }
-    let stored = |entry: Entry| Stored {
-        dtype: entry.dtype,
-        shape: entry.shape,
-        file,
-        range: start + entry.offsets[0]..start + entry.offsets[1],
     };
-    Ok(entries.into_iter().map(|(name, entry)| (name, stored(entry))).collect())
+    let header = u64::from_le_bytes(bytes);
+    let within = length.saturating_sub(8);
+    if header <= LONGEST_HEADER && header <= within {
+        return Ok(header);
+    }
+    if let Some(other) = other_format(bytes) {
+        return Err(Error::malformed(format!("it is {other}, expected a safetensors file")));
+    }
+    Err(Error::malformed(if header > LONGEST_HEADER {
+        format!("the header is {header} bytes long, expected at most {LONGEST_HEADER}")
+    } else {
+        format!(
+            "the header is {header} bytes long, {within} follow: it is cut off, copy or download it again"
+        )
+    }))
 }
 
-/// The whole header.
-struct Header;
+/// What is often found in the place of a safetensors file.
+fn other_format(prefix: [u8; 8]) -> Option<&'static str> {
+    const FORMATS: [(&[u8], &str); 6] = [
+        (b"version ", "a pointer of Git LFS (`git lfs pull` brings the file)"),
+        (b"GGUF", "a GGUF file"),
+        (b"PK\x03\x04", "a zip archive, perhaps pickled weights"),
+        (b"\x80\x02", "a pickle"),
+        (b"\x89HDF", "an HDF5 file"),
+        (b"<", "a web page"),
+    ];
+    FORMATS.iter().find(|(start, _)| prefix.starts_with(start)).map(|(_, format)| *format)
+}
 
-impl<'de> Visitor<'de> for Header {
-    type Value = BTreeMap<String, Entry>;
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("an object of tensors")
+/// That every tensor has the bytes that its shape needs, and that together they cover `data` bytes, with no hole and no
+/// overlap. Ranges are still counted from the end of the header.
+fn cover(tensors: &BTreeMap<String, Stored>, data: u64) -> Result<()> {
+    let mut order: Vec<(&String, &Stored)> = tensors.iter().collect();
+    order.sort_unstable_by_key(|(_, stored)| (stored.range.start, stored.range.end));
+    let mut end = 0;
+    for (name, stored) in order {
+        follows(stored, end).map_err(|what| Error::malformed(what).tensor(name))?;
+        end = stored.range.end;
     }
+    if end == data {
+        return Ok(());
+    }
+    let what = if end > data {
+        "it is cut off, copy or download it again"
+    } else {
+        "what follows them is no tensor's"
+    };
+    Err(Error::malformed(format!("its tensors need {end} bytes, it has {data} for them: {what}")))
+}
 
-    fn visit_map<A: MapAccess<'de>>(
-        self,
-        mut map: A,
-    ) -> std::result::Result<Self::Value, A::Error> {
-        let mut entries = BTreeMap::new();
-        let mut metadata = false;
-        while let Some(name) = map.next_key::<String>()? {
-            if name == "__metadata__" {
-                if metadata {
-                    return Err(twice(&name));
-                }
-                metadata = true;
-                map.next_value_seed(Metadata)?;
-                continue;
-            }
-            let entry = map.next_value_seed(Tensor(&name))?;
-            if entries.contains_key(&name) {
-                return Err(twice(&name));
-            }
-            entries.insert(name, entry);
+/// That a tensor has the bytes of its shape and begins where the one before it ends; else what is wrong.
+fn follows(stored: &Stored, end: u64) -> std::result::Result<(), String> {
+    let Stored { dtype, shape, range: Range { start, end: stop }, .. } = stored;
+    if stop < start {
+        return Err(format!("its bytes are {start} to {stop}: they end before they begin"));
+    }
+    if *start != end {
+        let what = if *start < end { "overlap" } else { "leave a hole" };
+        return Err(format!(
+            "its bytes are {start} to {stop}, expected to begin at {end}: tensors may not {what}"
+        ));
+    }
+    let of = || format!("for shape {shape:?} of {}", dtype.name());
+    let elements = shape.iter().try_fold(1u64, |product, &side| product.checked_mul(side));
+    let bits = elements.and_then(|elements| elements.checked_mul(dtype.bits()));
+    match bits {
+        None => Err(format!("its size does not fit 64 bits {}", of())),
+        Some(bits) if bits % 8 != 0 => {
+            Err(format!("it has {bits} bits {}, expected whole bytes", of()))
         }
-        Ok(entries)
-    }
-}
-
-fn twice<E: de::Error>(name: &str) -> E {
-    E::custom(format!("`{}` is there twice", shown(name)))
-}
-
-/// A map of texts to texts, which is checked and let go; null is taken for none, as the format's reader does.
-struct Metadata;
-
-impl<'de> DeserializeSeed<'de> for Metadata {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> std::result::Result<(), D::Error> {
-        from.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Metadata {
-    type Value = ();
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("a map of texts as `__metadata__`")
-    }
-
-    fn visit_unit<E: de::Error>(self) -> std::result::Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
-        let mut seen = std::collections::BTreeSet::new();
-        while let Some(key) = map.next_key::<String>()? {
-            map.next_value::<String>()?;
-            if seen.contains(&key) {
-                return Err(twice(&key));
-            }
-            seen.insert(key);
+        Some(bits) if bits / 8 != stop - start => {
+            Err(format!("it has {} bytes, expected {} {}", stop - start, bits / 8, of()))
         }
-        Ok(())
-    }
-}
-
-/// One tensor's entry; its name is for errors.
-struct Tensor<'n>(&'n str);
-
-impl<'de> DeserializeSeed<'de> for Tensor<'_> {
-    type Value = Entry;
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> std::result::Result<Entry, D::Error> {
-        from.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Tensor<'_> {
-    type Value = Entry;
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "`dtype`, `shape` and `data_offsets` of tensor `{}`", shown(self.0))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entry, A::Error> {
-        let (mut dtype, mut shape, mut offsets) = (None, None, None);
-        let said = |what: String| de::Error::custom(format!("tensor `{}`: {what}", shown(self.0)));
-        while let Some(key) = map.next_key::<String>()? {
-            let again = match key.as_str() {
-                "dtype" => {
-                    let name: String = map.next_value()?;
-                    let known = Dtype::from_name(&name);
-                    let known =
-                        known.ok_or_else(|| said(format!("unknown dtype `{}`", shown(&name))))?;
-                    dtype.replace(known).is_some()
-                }
-                "shape" => shape.replace(map.next_value_seed(Numbers(MOST_DIMENSIONS))?).is_some(),
-                "data_offsets" => offsets.replace(map.next_value_seed(Numbers(2))?).is_some(),
-                other => return Err(said(format!("unknown key `{}`", shown(other)))),
-            };
-            if again {
-                return Err(said(format!("`{key}` is there twice")));
-            }
-        }
-        let dtype = dtype.ok_or_else(|| said("`dtype` is missing".into()))?;
-        let shape = shape.ok_or_else(|| said("`shape` is missing".into()))?;
-        let offsets: Vec<u64> = offsets.ok_or_else(|| said("`data_offsets` is missing".into()))?;
-        let offsets: [u64; 2] = offsets.try_into().map_err(|found: Vec<u64>| {
-            said(format!("`data_offsets` has {} numbers, expected 2", found.len()))
-        })?;
-        Ok(Entry { dtype, shape, offsets })
-    }
-}
-
-/// A list of at most so many whole numbers.
-struct Numbers(usize);
-
-impl<'de> DeserializeSeed<'de> for Numbers {
-    type Value = Vec<u64>;
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> std::result::Result<Vec<u64>, D::Error> {
-        from.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Numbers {
-    type Value = Vec<u64>;
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "at most {} whole numbers", self.0)
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(
-        self,
-        mut list: A,
-    ) -> std::result::Result<Vec<u64>, A::Error> {
-        let mut numbers = Vec::new();
-        while let Some(number) = list.next_element()? {
-            if numbers.len() == self.0 {
-                return Err(de::Error::custom(format!("more than {} numbers", self.0)));
-            }
-            numbers.push(number);
-        }
-        Ok(numbers)
+        Some(_) => Ok(()),
     }
 }
