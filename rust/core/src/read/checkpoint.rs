@@ -1,14 +1,16 @@
 //! A checkpoint: a directory of safetensors files (or one file) and the small files beside them.
 
-mod index;
+pub mod index;
 mod small;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, shown};
 use crate::read::header::{Stored, read_header};
 use crate::read::source::{Io, Source};
 
@@ -18,6 +20,11 @@ pub use small::{CONFIG_CAP, LARGEST_SMALL};
 const SINGLE: &str = "model.safetensors";
 /// The name of the index of several.
 const INDEX: &str = "model.safetensors.index.json";
+/// The name of an adapter's weights, which are no model.
+const ADAPTER: &str = "adapter_model.safetensors";
+
+/// So many problems of one checkpoint are told, the rest is counted.
+const MOST_PROBLEMS: usize = 1000;
 
 /// A checkpoint whose headers are read and checked.
 #[derive(Debug)]
@@ -52,29 +59,7 @@ impl Checkpoint {
         let named = if look.is_dir() { &real } else { path };
         let label =
             named.file_name().map_or("root".into(), |name| name.to_string_lossy().into_owned());
-        let (mut files, mut tensors, mut problems) = (Vec::new(), BTreeMap::new(), Vec::new());
-        for (number, name) in names.iter().enumerate() {
-            match open_file(&directory.join(name), io, number) {
-                Ok((source, found)) => {
-                    files.push(source);
-                    for (tensor, stored) in found {
-                        let Some(other) = tensors.insert(tensor.clone(), stored) else { continue };
-                        let what =
-                            format!("the tensor is in `{}` and in `{name}`", names[other.file]);
-                        problems.push(Error::malformed(what).tensor(tensor));
-                    }
-                }
-                Err(error) => problems.push(error),
-            }
-        }
-        if let (Some(expected), true) = (&expected, problems.is_empty()) {
-            problems.extend(index::disagreements(expected, &tensors, &names));
-        }
-        if !problems.is_empty() {
-            return Err(Error::all(
-                problems.into_iter().map(|problem| problem.path(&directory)).collect(),
-            ));
-        }
+        let (files, tensors) = read_all(&directory, &names, expected.as_ref(), io)?;
         Ok(Self { label, directory, files, tensors, bare: !look.is_dir() })
     }
 
@@ -84,10 +69,81 @@ impl Checkpoint {
     }
 }
 
-fn open_file(path: &Path, io: Io, number: usize) -> Result<(Source, BTreeMap<String, Stored>)> {
-    let source = Source::open(path, io)?;
-    let tensors = read_header(&source, number)?;
-    Ok((source, tensors))
+/// Opens all weight files and reads their headers.
+fn read_all(
+    directory: &Path,
+    names: &[String],
+    expected: Option<&index::Index>,
+    io: Io,
+) -> Result<(Vec<Source>, BTreeMap<String, Stored>)> {
+    let (mut files, mut tensors) = (Vec::new(), BTreeMap::new());
+    let mut problems = Problems::default();
+    for (number, name) in names.iter().enumerate() {
+        let opened = Source::open(&directory.join(name), io);
+        match opened.and_then(|source| Ok((read_header(&source, number)?, source))) {
+            Ok((found, source)) => {
+                files.push(source);
+                join(&mut tensors, found, names, &mut problems);
+            }
+            Err(error) => problems.push(error),
+        }
+    }
+    if let (Some(expected), true) = (expected, problems.told.is_empty()) {
+        index::disagreements(expected, &tensors, names).for_each(|problem| problems.push(problem));
+    }
+    problems.none(directory).map(|()| (files, tensors))
+}
+
+/// Adds the tensors of one file; a name may be in one only.
+fn join(
+    tensors: &mut BTreeMap<String, Stored>,
+    found: BTreeMap<String, Stored>,
+    names: &[String],
+    problems: &mut Problems,
+) {
+    // Most checkpoints are one file: its table is not copied.
+    if tensors.is_empty() {
+        *tensors = found;
+        return;
+    }
+    for (tensor, stored) in found {
+        if let Some(other) = tensors.get(&tensor) {
+            let (first, second) = (&names[other.file], &names[stored.file]);
+            let what = format!("the tensor is in `{}` and in `{}`", shown(first), shown(second));
+            problems.push(Error::malformed(what).tensor(tensor));
+        } else {
+            tensors.insert(tensor, stored);
+        }
+    }
+}
+
+/// What is wrong so far: a hostile index must not become a million errors.
+#[derive(Default)]
+struct Problems {
+    told: Vec<Error>,
+    more: usize,
+}
+
+impl Problems {
+    fn push(&mut self, problem: Error) {
+        if self.told.len() < MOST_PROBLEMS {
+            self.told.push(problem);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn none(mut self, directory: &Path) -> Result<()> {
+        if self.more > 0 {
+            let (told, all) = (self.told.len(), self.told.len() + self.more);
+            let what = format!("{all} things are wrong with its files, the first {told} are told");
+            self.told.insert(0, Error::malformed(what));
+        }
+        if self.told.is_empty() {
+            return Ok(());
+        }
+        Err(Error::all(self.told.into_iter().map(|problem| problem.path(directory)).collect()))
+    }
 }
 
 /// A weight file that was named itself.
@@ -121,9 +177,35 @@ fn weight_files(directory: &Path) -> Result<(Vec<String>, Option<index::Index>)>
     if has(SINGLE) {
         return Ok((vec![SINGLE.into()], None));
     }
-    let names: Vec<String> =
-        listing.iter().filter(|name| name.ends_with(".safetensors")).cloned().collect();
-    if names.is_empty() { Err(no_weights(directory, &listing)) } else { Ok((names, None)) }
+    let weights = |name: &&String| name.ends_with(".safetensors") && *name != ADAPTER;
+    let names: Vec<String> = listing.iter().filter(weights).cloned().collect();
+    if names.is_empty() {
+        return Err(no_weights(directory, &listing));
+    }
+    complete(directory, &names).map(|()| (names, None))
+}
+
+/// That of `model-00001-of-00003.safetensors` and the like none is missing, as no index tells.
+fn complete(directory: &Path, names: &[String]) -> Result<()> {
+    let mut sets: BTreeMap<(&str, u64), BTreeSet<u64>> = BTreeMap::new();
+    for (stem, number, count) in names.iter().filter_map(|name| numbered(name)) {
+        sets.entry((stem, count)).or_default().insert(number);
+    }
+    let mut problems = Vec::new();
+    for ((stem, count), numbers) in sets {
+        let Some(absent) = (1..=count).find(|number| !numbers.contains(number)) else { continue };
+        let (there, stem) = (numbers.len(), shown(stem));
+        let what = format!("{there} of {count} files `{stem}-…` are there, number {absent} is not");
+        problems.push(Error::malformed(what).path(directory));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Error::all(problems)) }
+}
+
+/// The parts of a name like `model-00001-of-00003.safetensors`.
+fn numbered(name: &str) -> Option<(&str, u64, u64)> {
+    let (rest, count) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
+    let (stem, number) = rest.rsplit_once('-')?;
+    Some((stem, number.parse().ok()?, count.parse().ok()?))
 }
 
 fn no_weights(directory: &Path, listing: &[String]) -> Error {
@@ -133,7 +215,7 @@ fn no_weights(directory: &Path, listing: &[String]) -> Error {
         "it holds pickled weights: load it with transformers and save it with `safe_serialization=True`"
     } else if ends(&[".gguf"]) {
         "it holds GGUF weights: merge the safetensors they were made from"
-    } else if ends(&["adapter_model.safetensors", "adapter_config.json"]) {
+    } else if ends(&[ADAPTER, "adapter_config.json"]) {
         "it is an adapter: merge it into its base first"
     } else {
         "a checkpoint holds `model.safetensors`, or shards with `model.safetensors.index.json`"

@@ -8,24 +8,31 @@ use crate::error::{Error, Result, shown};
 use crate::read::header::Stored;
 use crate::read::json;
 
-/// The largest index that is read.
-pub(super) const CAP: u64 = 50_000_000;
+/// The largest index that is read, in bytes.
+pub const CAP: u64 = 50_000_000;
+
+/// So many entries that are wrong are told.
+const MOST_PROBLEMS: usize = 100;
 
 /// The shard of each tensor, by name.
 #[derive(Debug)]
-pub(super) struct Index {
+pub struct Index {
     shards: BTreeMap<String, String>,
 }
 
 impl Index {
     /// The shards, in the order of their names.
-    pub(super) fn files(&self) -> Vec<String> {
+    #[must_use]
+    pub fn files(&self) -> Vec<String> {
         self.shards.values().collect::<BTreeSet<_>>().into_iter().cloned().collect()
     }
 }
 
 /// Reads an index; only plain names of files are taken.
-pub(super) fn parse(bytes: &[u8]) -> Result<Index> {
+///
+/// # Errors
+/// [`crate::error::Kind::Malformed`], for each tensor whose shard is no plain name.
+pub fn parse(bytes: &[u8]) -> Result<Index> {
     let Value::Object(mut index) = json::parse(bytes, "the index", CAP)? else {
         return Err(Error::malformed("the index is not an object"));
     };
@@ -42,52 +49,54 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Index> {
             Value::String(shard) if plain(&shard) => {
                 shards.insert(tensor, shard);
             }
-            other => {
-                let what = format!(
-                    "the index puts it in `{}`, expected the name of a safetensors file beside it",
-                    shown(&other.to_string())
-                );
-                problems.push(Error::malformed(what).tensor(tensor));
+            other if problems.len() < MOST_PROBLEMS => {
+                problems.push(Error::malformed(no_name(&other)).tensor(tensor));
             }
+            _ => {}
         }
     }
     if problems.is_empty() { Ok(Index { shards }) } else { Err(Error::all(problems)) }
 }
 
+/// Whether it is the name of a file in the index's own directory.
 fn plain(name: &str) -> bool {
     name.ends_with(".safetensors")
-        && !name.contains(['/', '\\', '\0'])
+        && !name.contains(['/', '\\'])
+        && !name.contains(char::is_control)
         && !name.starts_with('.')
         && name.len() <= 255
 }
 
+fn no_name(found: &Value) -> String {
+    let found = match found {
+        Value::String(name) => format!("`{}`", shown(name)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => format!("`{found}`"),
+        Value::Array(_) => "a list".into(),
+        Value::Object(_) => "an object".into(),
+    };
+    format!("the index puts it in {found}, expected the name of a safetensors file beside it")
+}
+
 /// Where the index and the shards differ, tensor by tensor.
-pub(super) fn disagreements(
-    index: &Index,
-    tensors: &BTreeMap<String, Stored>,
-    files: &[String],
-) -> Vec<Error> {
-    let mut problems = Vec::new();
-    for (tensor, shard) in &index.shards {
+pub(super) fn disagreements<'a>(
+    index: &'a Index,
+    tensors: &'a BTreeMap<String, Stored>,
+    files: &'a [String],
+) -> impl Iterator<Item = Error> + 'a {
+    let put_there = index.shards.iter().filter_map(|(tensor, shard)| {
+        let put = || format!("the index puts it in `{}`", shown(shard));
         let what = match tensors.get(tensor) {
-            None => format!("the index puts it in `{}`, which does not hold it", shown(shard)),
+            None => format!("{}, which does not hold it", put()),
             Some(stored) if files[stored.file] != *shard => {
-                format!(
-                    "the index puts it in `{}`, it is in `{}`",
-                    shown(shard),
-                    shown(&files[stored.file])
-                )
+                format!("{}, it is in `{}`", put(), shown(&files[stored.file]))
             }
-            Some(_) => continue,
+            Some(_) => return None,
         };
-        problems.push(Error::malformed(what).tensor(tensor));
-    }
-    for (tensor, stored) in tensors {
-        if !index.shards.contains_key(tensor) {
-            let what =
-                format!("`{}` holds it, the index does not name it", shown(&files[stored.file]));
-            problems.push(Error::malformed(what).tensor(tensor));
-        }
-    }
-    problems
+        Some(Error::malformed(what).tensor(tensor))
+    });
+    let unnamed = tensors.iter().filter(|(tensor, _)| !index.shards.contains_key(*tensor));
+    put_there.chain(unnamed.map(|(tensor, stored)| {
+        let file = shown(&files[stored.file]);
+        Error::malformed(format!("`{file}` holds it, the index does not name it")).tensor(tensor)
+    }))
 }

@@ -78,23 +78,32 @@ impl Checkpoint {
         }
         let mut kept = Vec::new();
         for name in found {
-            let path = self.directory.join(&name);
-            let look = fs::metadata(&path).map_err(|error| Error::os("look at", &path, error))?;
-            if !look.is_file() {
-                continue;
+            if sound(&self.directory.join(&name), &name)? {
+                kept.push(name);
             }
-            if name.chars().any(char::is_control) {
-                return Err(Error::malformed("the name of a small file holds control characters")
-                    .path(&path));
-            }
-            if look.len() > LARGEST_SMALL {
-                return Err(too_large(&path, look.len(), LARGEST_SMALL));
-            }
-            kept.push(name);
         }
         kept.sort();
         Ok(kept)
     }
+}
+
+/// Whether it is a file; an error where it is one that cannot be carried.
+fn sound(path: &Path, name: &str) -> Result<bool> {
+    let look = fs::metadata(path).map_err(|error| Error::os("look at", path, error))?;
+    if look.is_dir() {
+        return Ok(false);
+    }
+    if !look.is_file() {
+        return Err(Error::malformed("it is no regular file").path(path));
+    }
+    if name.chars().any(char::is_control) {
+        let what = "the name of a small file holds control characters";
+        return Err(Error::malformed(what).path(path));
+    }
+    if look.len() > LARGEST_SMALL {
+        return Err(too_large(path, look.len(), LARGEST_SMALL));
+    }
+    Ok(true)
 }
 
 fn carried(name: &str) -> bool {
