@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 
 use branchmerge_core::read::checkpoint::Checkpoint;
+use branchmerge_core::read::header;
 use branchmerge_core::read::source::Io;
 
 use crate::counted;
@@ -152,4 +153,11 @@ fn long_lists_numbers_and_spaces() {
     }
     let spaces = Large::of("{", |_| " ".repeat(1000), "}");
     assert_eq!(spaces.opened(), Ok(0));
+    // Of the longest header, and of one longer by a byte.
+    for (length, taken) in [(LONGEST_HEADER, true), (LONGEST_HEADER + 1, false)] {
+        let mut file = vec![b' '; 8 + length];
+        file[..8].copy_from_slice(&(length as u64).to_le_bytes());
+        file[8..10].copy_from_slice(b"{}");
+        assert_eq!(header::parse(&file, file.len() as u64, 0).is_ok(), taken);
+    }
 }

@@ -28,7 +28,7 @@ pub(crate) const MUTATIONS: [Mutation; 21] = [
     name_is_odd,
     tensor_is_something_else,
     tensors::tensor_without_bytes,
-    tensors::tensor_is_huge,
+    tensors::tensor_behind_all,
     metadata_is_odd,
     something_before_or_after,
     announced_length,
@@ -78,9 +78,6 @@ fn value(random: &mut Random) -> Raw {
     }
 }
 
-/// Sides of one change nothing until they are more than 64.
-/// Sides whose product overflows, before or after a zero.
-/// The same key, perhaps spelled in another way, with the same value or one of another tensor.
 /// The first letter by its number.
 fn respelled(raw: &[u8]) -> Raw {
     match raw {
@@ -116,8 +113,6 @@ fn tensor_is_something_else(draft: &mut Draft, random: &mut Random) -> Option<()
     Some(())
 }
 
-/// At the edge of another tensor, or within it.
-/// Behind all others, with as many bytes as 64 bits can count, or as many bits.
 fn metadata_is_odd(draft: &mut Draft, random: &mut Random) -> Option<()> {
     let pair = |random: &mut Random| {
         [random.of(&[&b"\"k\""[..], b"\"\\u006b\"", b"\"j\""]), b":", &value(random)].concat()

@@ -52,6 +52,7 @@ pub(super) fn side_becomes_odd(draft: &mut Draft, random: &mut Random) -> Option
     Some(())
 }
 
+/// Sides of one change nothing until they are more than 64.
 pub(super) fn side_is_added(draft: &mut Draft, random: &mut Random) -> Option<()> {
     let shape = draft.list(random, "shape")?;
     let most = [1, 60, 62, 64, 65, 3000][random.below(6)];
@@ -60,6 +61,7 @@ pub(super) fn side_is_added(draft: &mut Draft, random: &mut Random) -> Option<()
     Some(())
 }
 
+/// Sides whose product overflows, before or after a zero.
 pub(super) fn sides_overflow(draft: &mut Draft, random: &mut Random) -> Option<()> {
     let shape = draft.list(random, "shape")?;
     let many = vec![b"4294967296".to_vec(); 1 + random.below(3)];
@@ -85,6 +87,7 @@ pub(super) fn dtype_is_odd(draft: &mut Draft, random: &mut Random) -> Option<()>
     Some(())
 }
 
+/// The same key, perhaps spelled in another way, with the same value or one of another tensor.
 pub(super) fn key_stands_twice(draft: &mut Draft, random: &mut Random) -> Option<()> {
     let mut other = draft.tensor(random)?.clone();
     let (key, field) = other.swap_remove(random.below(other.len()));
@@ -105,6 +108,7 @@ pub(super) fn key_is_missing_or_unknown(draft: &mut Draft, random: &mut Random) 
     Some(())
 }
 
+/// At the edge of another tensor, or within it.
 pub(super) fn tensor_without_bytes(draft: &mut Draft, random: &mut Random) -> Option<()> {
     let mut place = draft.list(random, "data_offsets")?.first()?.clone();
     if random.once_in(3) {
@@ -123,9 +127,11 @@ pub(super) fn tensor_without_bytes(draft: &mut Draft, random: &mut Random) -> Op
     Some(())
 }
 
-pub(super) fn tensor_is_huge(draft: &mut Draft, random: &mut Random) -> Option<()> {
+/// Behind all others, with as many bytes as 64 bits can count, or as many bits; or with half a byte.
+pub(super) fn tensor_behind_all(draft: &mut Draft, random: &mut Random) -> Option<()> {
     let (dtype, bits) = DTYPES[random.below(DTYPES.len())];
-    let elements = (1 << (56 + random.below(8))) - [0, 4, 8][random.below(3)];
+    let huge = (1 << (56 + random.below(8))) - [0, 4, 8][random.below(3)];
+    let elements = if random.once_in(2) { huge } else { random.below(9) as u64 };
     let end = u64::try_from(u128::from(elements) * u128::from(bits) / 8).ok()?;
     let end = end.checked_add(draft.data)?;
     let number = |number: u64| number.to_string().into_bytes();
@@ -134,7 +140,7 @@ pub(super) fn tensor_is_huge(draft: &mut Draft, random: &mut Random) -> Option<(
         (quoted("shape"), Field::List(vec![number(elements)])),
         (quoted("data_offsets"), Field::List(vec![number(draft.data), number(end)])),
     ];
-    draft.items.push(Item { name: quoted("huge"), value: Thing::Tensor(fields) });
+    draft.items.push(Item { name: quoted("last"), value: Thing::Tensor(fields) });
     draft.data = end;
     Some(())
 }
