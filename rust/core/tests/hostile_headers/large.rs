@@ -2,19 +2,20 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 
 use branchmerge_core::read::checkpoint::Checkpoint;
 use branchmerge_core::read::header;
 use branchmerge_core::read::source::Io;
 
-use crate::counted;
+use crate::{counted, shows};
 
 /// The longest header, and what a file may cost, its header included.
 const LONGEST_HEADER: usize = 100_000_000;
 const MOST: usize = 192_000_000;
 
 /// A header of this part as often as it fits, or so many times, between a beginning and an end.
-struct Large {
+pub(crate) struct Large {
     begin: &'static str,
     part: fn(usize) -> String,
     end: &'static str,
@@ -23,19 +24,20 @@ struct Large {
 
 impl Large {
     /// The same part again and again.
-    fn of(begin: &'static str, part: fn(usize) -> String, end: &'static str) -> Self {
+    pub(crate) fn of(begin: &'static str, part: fn(usize) -> String, end: &'static str) -> Self {
         Self { begin, part, end, most: usize::MAX }
     }
 
-    fn times(self, most: usize) -> Self {
+    pub(crate) fn times(self, most: usize) -> Self {
         Self { most, ..self }
     }
 
-    fn json(&self) -> Vec<u8> {
+    /// Of at most so many bytes.
+    pub(crate) fn json(&self, longest: usize) -> Vec<u8> {
         let mut json = self.begin.as_bytes().to_vec();
         for number in 0..self.most {
             let part = (self.part)(number);
-            if json.len() + part.len() + self.end.len() > LONGEST_HEADER {
+            if json.len() + part.len() + self.end.len() > longest {
                 break;
             }
             json.extend_from_slice(part.as_bytes());
@@ -44,23 +46,31 @@ impl Large {
         json
     }
 
+    /// What it begins with.
+    pub(crate) fn start(&self) -> String {
+        format!("{}{:.100}…", self.begin, (self.part)(0))
+    }
+
     /// What opening a directory with it says, by both ways of reading; and that neither took too much.
     fn opened(&self) -> Result<usize, String> {
         let directory = tempfile::tempdir().unwrap();
         let mut file = File::create(directory.path().join("model.safetensors")).unwrap();
-        let json = self.json();
+        let json = self.json(LONGEST_HEADER);
         file.write_all(&(json.len() as u64).to_le_bytes()).unwrap();
         file.write_all(&json).unwrap();
         drop(json);
+        Self::cost(directory.path(), &self.start())
+    }
+
+    /// The number of tensors in a directory, or why it is refused; by both ways of reading, within what it may cost.
+    pub(crate) fn cost(directory: &Path, what: &str) -> Result<usize, String> {
         let [map, read] = [Io::Map, Io::Read].map(|io| {
-            let open = || Checkpoint::open(directory.path(), io).map_err(|error| error.to_string());
+            let open = || Checkpoint::open(directory, io);
             let (opened, held) = counted::most_held(open);
-            let begin = self.begin;
-            assert!(held <= MOST, "{held} bytes by {io:?} for {begin}{}…", (self.part)(0));
-            let opened = opened.map(|checkpoint| checkpoint.tensors.len());
-            assert!(opened.as_ref().err().is_none_or(|said| said.chars().count() < 3000));
-            opened
+            assert!(held <= MOST, "{held} bytes by {io:?} for {what}");
+            opened.inspect_err(shows).map_err(|error| error.to_string())
         });
+        let [map, read] = [map, read].map(|opened| opened.map(|found| found.tensors.len()));
         assert_eq!(map, read);
         map
     }

@@ -9,15 +9,19 @@
 mod counted;
 mod draft;
 mod format;
+mod index;
+mod json;
 mod large;
 mod mutations;
 mod naive;
 mod plain_json;
 mod random;
+mod recipe;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use branchmerge_core::error::Error;
 use branchmerge_core::read::header;
 
 use crate::draft::Draft;
@@ -43,27 +47,7 @@ struct Ends {
 
 #[test]
 fn three_readers_agree() {
-    let number = |name: &str, otherwise: u64| match std::env::var(name) {
-        Ok(said) => said.parse().unwrap_or_else(|_| panic!("{name} is {said}, no number")),
-        Err(_) => otherwise,
-    };
-    let cases = number("BRANCHMERGE_FUZZ_CASES", 1_000_000);
-    let seed = number("BRANCHMERGE_FUZZ_SEED", 20_261_125);
-    let first = number("BRANCHMERGE_FUZZ_FIRST", 0);
-    let half = |odd: u64| {
-        let mut ends = Ends::default();
-        (first..first + cases).filter(|case| case % 2 == odd).for_each(|case| {
-            let ended = catch_unwind(AssertUnwindSafe(|| one(seed, case, &mut ends)));
-            let again = "BRANCHMERGE_FUZZ_CASES=1 BRANCHMERGE_FUZZ_SEED";
-            let failed = format!("{again}={seed} BRANCHMERGE_FUZZ_FIRST={case} fails");
-            assert!(ended.is_ok(), "{failed}");
-        });
-        ends
-    };
-    let (even, odd) = std::thread::scope(|scope| {
-        let odd = scope.spawn(|| half(1));
-        (half(0), odd.join().unwrap())
-    });
+    let (cases, [even, odd]) = in_halves(1, one);
     if cases >= 10_000 {
         // Were all refused for one reason, nothing would be tested.
         let share = |count: fn(&Ends) -> u64| (count(&even) + count(&odd)) * 100 / cases;
@@ -73,9 +57,50 @@ fn three_readers_agree() {
     }
 }
 
+/// Runs every case of those asked for, or one in so many, on two threads; a case that fails is named.
+fn in_halves<T: Default + Send>(one_in: u64, one: fn(Random, &mut T)) -> (u64, [T; 2]) {
+    let number = |name: &str, otherwise: u64| match std::env::var(name) {
+        Ok(said) => said.parse().unwrap_or_else(|_| panic!("{name} is {said}, no number")),
+        Err(_) => otherwise,
+    };
+    let cases = number("BRANCHMERGE_FUZZ_CASES", 1_000_000).div_ceil(one_in);
+    let seed = number("BRANCHMERGE_FUZZ_SEED", 20_261_125);
+    let first = number("BRANCHMERGE_FUZZ_FIRST", 0);
+    let half = |odd: u64| {
+        let mut ends = T::default();
+        (first..first + cases).filter(|case| case % 2 == odd).for_each(|case| {
+            let random = Random::new(seed, case);
+            let ended = catch_unwind(AssertUnwindSafe(|| one(random, &mut ends)));
+            let again = "BRANCHMERGE_FUZZ_CASES=1 BRANCHMERGE_FUZZ_SEED";
+            assert!(ended.is_ok(), "{again}={seed} BRANCHMERGE_FUZZ_FIRST={case} fails");
+        });
+        ends
+    };
+    std::thread::scope(|scope| {
+        let odd = scope.spawn(|| half(1));
+        (cases, [half(0), odd.join().unwrap()])
+    })
+}
+
+/// What a deed gives, within a bound of time and of memory.
+fn bounded<T>(bytes: &[u8], deed: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let (found, held) = counted::most_held(deed);
+    assert!(start.elapsed() < LONGEST, "it took {:?}", start.elapsed());
+    assert!(held <= TIMES * bytes.len() + LITTLE, "{held} bytes for {}", bytes.len());
+    found
+}
+
+/// That an error's words can be shown.
+fn shows(error: &Error) {
+    let said = error.to_string();
+    let hides = |letter: char| letter.is_control() && letter != '\n';
+    assert!(!said.is_empty() && !said.contains(hides), "{said:?}");
+    assert!(said.chars().count() <= 20_000, "{said}");
+}
+
 /// One header, made, changed and read.
-fn one(seed: u64, case: u64, ends: &mut Ends) {
-    let mut random = Random::new(seed, case);
+fn one(mut random: Random, ends: &mut Ends) {
     let mut draft = Draft::right(&mut random);
     let untouched = random.once_in(10);
     if !untouched {
@@ -112,16 +137,10 @@ fn one(seed: u64, case: u64, ends: &mut Ends) {
 
 /// What we say of it, within bounds of time and memory, in words that can be shown.
 fn ours(bytes: &[u8], length: u64) -> Option<Vec<(String, Placed)>> {
-    let start = Instant::now();
-    let (found, held) = counted::most_held(|| header::parse(bytes, length, 7));
-    assert!(start.elapsed() < LONGEST, "it took {:?}", start.elapsed());
-    assert!(held <= TIMES * bytes.len() + LITTLE, "{held} bytes for {}", bytes.len());
-    match found {
+    match bounded(bytes, || header::parse(bytes, length, 7)) {
         Ok(found) => Some(found.into_iter().map(|(name, stored)| (name, placed(stored))).collect()),
         Err(error) => {
-            let said = error.to_string();
-            assert!(!said.chars().any(char::is_control), "{said:?}");
-            assert!(said.chars().count() < 3000, "{said}");
+            shows(&error);
             None
         }
     }

@@ -63,8 +63,13 @@ fn word(random: &mut Random, words: &str) -> Raw {
     random.of(&words).as_bytes().to_vec()
 }
 
-fn odd(random: &mut Random) -> Raw {
+pub(crate) fn odd(random: &mut Random) -> Raw {
     word(random, ODD)
+}
+
+/// A text, or what looks like one.
+pub(crate) fn text(random: &mut Random) -> Raw {
+    TEXTS[random.below(TEXTS.len())].to_vec()
 }
 
 /// A value of another kind, now and then a deep one.
@@ -73,7 +78,7 @@ fn value(random: &mut Random) -> Raw {
     let depth = [3, 126, 127, 128, 129, 2000][random.below(6)];
     match random.below(4) {
         0 => format!("{}1{}", open.repeat(depth), close.repeat(depth)).into_bytes(),
-        1 => TEXTS[random.below(TEXTS.len())].to_vec(),
+        1 => text(random),
         _ => word(random, VALUES),
     }
 }
@@ -100,7 +105,7 @@ fn name_stands_twice(draft: &mut Draft, random: &mut Random) -> Option<()> {
 fn name_is_odd(draft: &mut Draft, random: &mut Random) -> Option<()> {
     let at = random.below(draft.items.len());
     draft.items.get_mut(at)?.name = match random.below(3) {
-        0 => TEXTS[random.below(TEXTS.len())].to_vec(),
+        0 => text(random),
         1 => quoted("__metadata__"),
         _ => quoted(&"n".repeat([300, 4095, 4096, 4097, 9000][random.below(5)])),
     };
@@ -174,7 +179,7 @@ pub(crate) fn bytes(file: &mut Raw, random: &mut Random) {
     }
     let at = 8 + random.below(file.len() - 8);
     let end = (at + random.below(12)).min(file.len());
-    let some = TEXTS[random.below(TEXTS.len())].to_vec();
+    let some = text(random);
     match random.below(7) {
         0 => file[at] ^= 1 << random.below(8),
         1 => {

@@ -30,6 +30,9 @@ pub(crate) const DTYPES: [(&str, u64); 22] = [
     ("U64", 64),
 ];
 
+/// Deeper than any header is right.
+const DEEPEST: usize = 8;
+
 /// A tensor: dtype, shape, and its bytes counted from the start of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Placed {
@@ -49,7 +52,7 @@ pub(crate) fn read(bytes: &[u8], length: u64) -> Option<BTreeMap<String, Placed>
     if !text.starts_with('{') {
         return None;
     }
-    let Json::Object(members) = plain_json::read(text)? else { return None };
+    let Json::Object(members) = plain_json::read(text, DEEPEST)? else { return None };
     let mut names = BTreeSet::new();
     let mut tensors = BTreeMap::new();
     for (name, value) in &members {

@@ -1,23 +1,20 @@
-//! JSON read by the grammar of RFC 8259, letter by letter and shallow: no library's reader is asked.
+//! JSON read by the grammar of RFC 8259, letter by letter: no library's reader is asked.
 
 /// A value; numbers as they are written, objects with every key that stands there.
 #[derive(Debug)]
 pub(crate) enum Json {
     Null,
-    Bool,
+    Bool(bool),
     Number(String),
     Text(String),
     List(Vec<Json>),
     Object(Vec<(String, Json)>),
 }
 
-/// Deeper than any header is right.
-const DEEPEST: usize = 8;
-
-/// The value of a text; none where it is not JSON, or too deep.
-pub(crate) fn read(text: &str) -> Option<Json> {
+/// The value of a text; none where it is not JSON, or deeper than is said.
+pub(crate) fn read(text: &str, deepest: usize) -> Option<Json> {
     let mut rest = Rest(text);
-    let value = rest.value(DEEPEST)?;
+    let value = rest.value(deepest)?;
     rest.space();
     rest.0.is_empty().then_some(value)
 }
@@ -50,8 +47,8 @@ impl Rest<'_> {
             '[' => self.list(depth.checked_sub(1)?),
             '"' => self.text().map(Json::Text),
             'n' => self.take("null").map(|()| Json::Null),
-            't' => self.take("true").map(|()| Json::Bool),
-            'f' => self.take("false").map(|()| Json::Bool),
+            't' => self.take("true").map(|()| Json::Bool(true)),
+            'f' => self.take("false").map(|()| Json::Bool(false)),
             _ => self.number(),
         }
     }
