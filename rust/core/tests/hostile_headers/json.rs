@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use branchmerge_core::read::json;
+use branchmerge_core::write::manifest;
 use serde_json::{Map, Number, Value};
 
 use crate::plain_json::{self, Json};
@@ -40,12 +41,26 @@ fn one(mut random: Random, ends: &mut Ends) {
     let naive = if text.len() > cap { None } else { naive(&text) };
     assert_eq!(ours.as_ref().ok(), naive.as_ref(), "{ours:?}");
     match ours {
-        Ok(_) => ends.right += 1,
+        Ok(value) => {
+            sealed(&value, &mut random);
+            ends.right += 1;
+        }
         Err(error) => {
             shows(&error);
             ends.wrong += 1;
         }
     }
+}
+
+/// As a manifest it is read back, and not with any byte another one.
+fn sealed(value: &Value, random: &mut Random) {
+    if value.as_object().is_none_or(|members| members.is_empty() || members.contains_key("seal")) {
+        return;
+    }
+    let bytes = manifest::seal(value);
+    assert_eq!(manifest::open(&bytes).unwrap(), *value);
+    let other = changed(bytes.clone(), random);
+    assert!(other == bytes || manifest::open(&other).is_err());
 }
 
 /// The same with some bytes other ones, which may make it a text of another kind.
