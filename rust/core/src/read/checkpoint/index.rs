@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result, shown};
 use crate::read::header::Stored;
@@ -33,29 +33,37 @@ impl Index {
 /// # Errors
 /// [`crate::error::Kind::Malformed`], for each tensor whose shard is no plain name.
 pub fn parse(bytes: &[u8]) -> Result<Index> {
+    let mut shards = BTreeMap::new();
+    let (mut problems, mut wrong) = (Vec::new(), 0);
+    for (tensor, shard) in table(bytes)? {
+        match shard {
+            Value::String(shard) if plain(&shard) => {
+                shards.insert(tensor, shard);
+            }
+            other => {
+                wrong += 1;
+                if wrong <= MOST_PROBLEMS {
+                    problems.push(Error::malformed(no_name(&other)).tensor(tensor));
+                }
+            }
+        }
+    }
+    if wrong > MOST_PROBLEMS {
+        let what = format!("{wrong} of its entries are wrong, the first {MOST_PROBLEMS} are told");
+        problems.insert(0, Error::malformed(what));
+    }
+    if problems.is_empty() { Ok(Index { shards }) } else { Err(Error::all(problems)) }
+}
+
+/// What stands at each tensor.
+fn table(bytes: &[u8]) -> Result<Map<String, Value>> {
     let Value::Object(mut index) = json::parse(bytes, "the index", CAP)? else {
         return Err(Error::malformed("the index is not an object"));
     };
     let Some(Value::Object(map)) = index.remove("weight_map") else {
         return Err(Error::malformed("the index has no `weight_map`"));
     };
-    if map.is_empty() {
-        return Err(Error::malformed("the index names no tensor"));
-    }
-    let mut shards = BTreeMap::new();
-    let mut problems = Vec::new();
-    for (tensor, shard) in map {
-        match shard {
-            Value::String(shard) if plain(&shard) => {
-                shards.insert(tensor, shard);
-            }
-            other if problems.len() < MOST_PROBLEMS => {
-                problems.push(Error::malformed(no_name(&other)).tensor(tensor));
-            }
-            _ => {}
-        }
-    }
-    if problems.is_empty() { Ok(Index { shards }) } else { Err(Error::all(problems)) }
+    if map.is_empty() { Err(Error::malformed("the index names no tensor")) } else { Ok(map) }
 }
 
 /// Whether it is the name of a file in the index's own directory.
