@@ -1,11 +1,28 @@
-"""Checkpoints that most tests start from."""
+"""Checkpoints that most tests start from, and how often the crash tests crash."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import checkpoints
+import crashes
 import pytest
+from crashes import Case
+
+LARGE = {f"model.layers.{layer}.mlp.down_proj.weight": (1025, 1024) for layer in range(8)}
+CRASHES_A_TEST = 10
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--crashes", type=int, default=60, help="how many runs are killed at random moments (60)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "crash_seeds" in metafunc.fixturenames:
+        seeds = range(metafunc.config.getoption("--crashes"))
+        parts = [seeds[start : start + CRASHES_A_TEST] for start in seeds[::CRASHES_A_TEST]]
+        metafunc.parametrize("crash_seeds", parts, ids=[f"{part[0]}-{part[-1]}" for part in parts])
 
 
 @pytest.fixture
@@ -15,3 +32,19 @@ def models(tmp_path: Path) -> Path:
     for seed, name in enumerate("abc", 2):
         checkpoints.write(tmp_path / name, checkpoints.weights(seed, of=1))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """A fusion of eight tensors of some megabytes, taken one by one, and six small ones."""
+    directory = tmp_path_factory.mktemp("case").resolve()
+    shapes = LARGE | checkpoints.SHAPES
+    for seed, name in enumerate("ab", 2):
+        checkpoints.write(directory / name, checkpoints.weights(seed, of=1, shapes=shapes))
+    arguments = ["fuse", str(directory / "a"), str(directory / "b"), "--json", "-o", crashes.OUT]
+    running = crashes.Running(directory, arguments)
+    begun = running.wait_for_partial()
+    ended = running.end()
+    work = time.perf_counter() - begun
+    assert ended.result()["status"] == "done"
+    return Case(arguments, crashes.contents(directory / crashes.OUT), ended.written, work)
