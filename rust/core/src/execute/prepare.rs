@@ -59,7 +59,12 @@ pub fn prepare(recipe: &Value, options: &Options) -> Outline {
     }
     let inputs: Vec<PathBuf> = prepared.outline.checkpoints_said.clone();
     let over = options.overwrite || prepared.state == State::PerhapsUpToDate;
-    prepared.outline.problems.extend(check_target(target, &inputs, over));
+    let found = check_target(target, &inputs, over);
+    // An input that cannot be looked at is told once.
+    let told: Vec<_> = prepared.outline.problems.iter().map(|known| known.path.clone()).collect();
+    let new =
+        found.into_iter().filter(|error| error.errno().is_none() || !told.contains(&error.path));
+    prepared.outline.problems.extend(new);
     match free_bytes(target) {
         Ok(free) => {
             prepared.free = Some(free);

@@ -58,7 +58,8 @@ pub(super) fn plan(recipe: &Recipe, inputs: Inputs, options: &Options) -> Result
     };
     let canonical = recipe.canonical(&label);
     let (read_bytes, passes, unread) = reading(&jobs, &inputs);
-    let small: u64 = sidecars.iter().map(size).sum();
+    let small: u64 =
+        sidecars.iter().map(size).sum::<Result<_, _>>().map_err(|error| vec![error])?;
     let write_bytes = layout.files.iter().map(|file| file.bytes).sum::<u64>() + small;
     Ok(Plan {
         jobs,
@@ -97,10 +98,13 @@ fn leftmost(model: &Model, inputs: &Inputs) -> usize {
     }
 }
 
-fn size(small: &Small) -> u64 {
+fn size(small: &Small) -> Result<u64, Error> {
     match small {
-        Small::Copy { path, .. } => std::fs::metadata(path).map_or(0, |look| look.len()),
-        Small::Bytes { bytes, .. } => bytes.len() as u64,
+        Small::Copy { path, .. } => match std::fs::metadata(path) {
+            Ok(look) => Ok(look.len()),
+            Err(error) => Err(Error::os("look at", path, error)),
+        },
+        Small::Bytes { bytes, .. } => Ok(bytes.len() as u64),
     }
 }
 
@@ -440,9 +444,14 @@ impl Composer<'_> {
         let copy = |name: String| Small::Copy { path: checkpoint.directory.join(&name), name };
         let mut small = Vec::new();
         for name in names {
-            let config = (name == "config.json")
-                .then(|| checkpoint.small(&name, CONFIG_CAP).ok().flatten())
-                .flatten();
+            let config = if name == "config.json" {
+                checkpoint.small(&name, CONFIG_CAP).unwrap_or_else(|error| {
+                    self.problems.push(error);
+                    None
+                })
+            } else {
+                None
+            };
             let edited = config.and_then(|text| config::with_dtype(&text, dtype?));
             small.push(match edited {
                 Some(bytes) => Small::Bytes { name, bytes },

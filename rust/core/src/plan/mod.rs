@@ -128,8 +128,14 @@ fn open_all(mentioned: &[(String, PathBuf)], io: Io, problems: &mut Vec<Error>) 
         if inputs.by_path.contains_key(path) {
             continue;
         }
-        let real = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-        let known = by_real.entry(real).or_insert_with(|| match Checkpoint::open(path, io) {
+        // Where the name leads nowhere, opening says so.
+        let real = fs::canonicalize(path);
+        let entry = real.as_ref().map_or_else(|_| path.clone(), Clone::clone);
+        let open = || {
+            let checkpoint = Checkpoint::open(path, io)?;
+            real.map(|_| checkpoint).map_err(|error| Error::os("look at", path, error))
+        };
+        let known = by_real.entry(entry).or_insert_with(|| match open() {
             Ok(checkpoint) => {
                 let label = free_label(&checkpoint.label, &inputs.labels);
                 inputs.labels.push(label);

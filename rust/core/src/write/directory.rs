@@ -82,10 +82,14 @@ impl Folder {
 
     /// The names in it, sorted.
     pub(super) fn names(&self) -> Result<Vec<OsString>> {
-        let failed = |errno: Errno| Error::os("list the directory", &self.path, errno);
+        retry_on_intr(|| self.list())
+            .map_err(|errno| Error::os("list the directory", &self.path, errno))
+    }
+
+    fn list(&self) -> std::result::Result<Vec<OsString>, Errno> {
         let mut names = Vec::new();
-        for entry in Dir::read_from(&self.handle).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
+        for entry in Dir::read_from(&self.handle)? {
+            let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
                 names.push(OsStr::from_bytes(name).to_os_string());

@@ -145,7 +145,9 @@ pub fn check_target(target: &Path, inputs: &[PathBuf], overwrite: bool) -> Vec<E
     let mut problems = Vec::new();
     problems.extend(place.standing(overwrite).err());
     problems.extend(unusable_partial(&place).err());
-    problems.extend(overlaps(&place, inputs));
+    for input in inputs {
+        problems.extend(overlap(&place, input).unwrap_or_else(Some));
+    }
     let access = Access::WRITE_OK | Access::EXEC_OK;
     let parent = place.parent.path();
     if let Err(errno) = rustix::fs::accessat(rustix::fs::CWD, parent, access, AtFlags::empty()) {
@@ -161,37 +163,47 @@ fn unusable_partial(place: &Place) -> Result<()> {
     }
 }
 
-/// Inputs that the output is, lies in, or would take with it; by identity, so that no link or mount hides it.
-fn overlaps(place: &Place, inputs: &[PathBuf]) -> Vec<Error> {
-    let mut problems = Vec::new();
-    let names = [&place.name, &place.partial, &place.replaced];
-    for input in inputs {
+/// An input that the output is, lies in, or would take with it; by identity, so that no link or mount hides it.
+fn overlap(place: &Place, input: &Path) -> Result<Option<Error>> {
+    let real = match fs::canonicalize(input) {
+        Ok(real) => real,
         // What is not there is told elsewhere.
-        let Ok(real) = fs::canonicalize(input) else { continue };
-        let Some(input_identity) = identity(&real) else { continue };
-        let around: Vec<_> = real.ancestors().skip(1).filter_map(identity).collect();
-        let parents = place.parent.path().ancestors().filter_map(identity);
-        let inside = parents.into_iter().any(|parent| parent == input_identity);
-        let found = names.iter().filter_map(|name| identity(&place.parent.at(name)));
-        let relation = found.into_iter().find_map(|output| {
-            if output == input_identity {
-                Some("is the input")
-            } else {
-                around.contains(&output).then_some("holds the input")
-            }
-        });
-        if let Some(relation) = relation.or(inside.then_some("lies inside the input")) {
-            let shown = crate::error::shown(&input.to_string_lossy());
-            let what = format!("the output {relation} `{shown}`");
-            let error = Error::recipe_with_hint(what, "name an output apart from the inputs");
-            problems.push(error.path(&place.path()));
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) => return Err(Error::os("look at", input, error)),
+    };
+    let input_identity = identity(&real)?;
+    let around = real.ancestors().skip(1).map(identity).collect::<Result<Vec<_>>>()?;
+    let parents = place.parent.path().ancestors().map(identity).collect::<Result<Vec<_>>>()?;
+    let inside = input_identity.is_some() && parents.contains(&input_identity);
+    let mut relation = inside.then_some("lies inside the input");
+    for name in [&place.replaced, &place.partial, &place.name] {
+        let output = identity(&place.parent.at(name))?;
+        if output.is_some() && output == input_identity {
+            relation = Some("is the input");
+        } else if output.is_some() && around.contains(&output) {
+            relation = Some("holds the input");
         }
     }
-    problems
+    Ok(relation.map(|relation| {
+        let shown = crate::error::shown(&input.to_string_lossy());
+        let what = format!("the output {relation} `{shown}`");
+        let error = Error::recipe_with_hint(what, "name an output apart from the inputs");
+        error.path(&place.path())
+    }))
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+/// File system and inode; none where nothing is there.
+fn identity(path: &Path) -> Result<Option<(u64, u64)>> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some((metadata.dev(), metadata.ino()))),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(Error::os("look at", path, error)),
+    }
+}
+
+/// Nothing is there, or a link that leads round in a circle.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP))
 }
 
 /// The bytes that an ordinary user may still write where `target` will stand.

@@ -72,7 +72,7 @@ impl Checkpoint {
         let mut found: Vec<String> =
             names(&self.directory)?.into_iter().filter(|name| carried(name)).collect();
         let templates = self.directory.join(TEMPLATES);
-        if templates.is_dir() {
+        if is_directory(&templates)? {
             let templates = names(&templates)?.into_iter().filter(|name| name.ends_with(".jinja"));
             found.extend(templates.map(|name| format!("{TEMPLATES}/{name}")));
         }
@@ -106,6 +106,15 @@ fn sound(path: &Path, name: &str) -> Result<bool> {
     Ok(true)
 }
 
+/// Whether there is such a directory; what cannot be looked at is not taken for absent.
+fn is_directory(path: &Path) -> Result<bool> {
+    match fs::metadata(path) {
+        Ok(look) => Ok(look.is_dir()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::os("look at", path, error)),
+    }
+}
+
 fn carried(name: &str) -> bool {
     let lower = name.to_lowercase();
     !name.starts_with('.')
@@ -116,10 +125,16 @@ fn carried(name: &str) -> bool {
 
 /// The names in a directory, sorted.
 pub(super) fn names(directory: &Path) -> Result<Vec<String>> {
-    let failed = |error| Error::os("list", directory, error);
+    let listed = loop {
+        let entries = fs::read_dir(directory).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        match entries {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            entries => break entries.map_err(|error| Error::os("list", directory, error))?,
+        }
+    };
     let mut names = Vec::new();
-    for entry in fs::read_dir(directory).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
+    for entry in listed {
+        let name = entry.file_name();
         let name = name.into_string().map_err(|name| {
             let what = format!("the file name `{}` is not UTF-8", shown(&name.to_string_lossy()));
             Error::malformed(what).path(directory)
