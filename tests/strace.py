@@ -46,11 +46,13 @@ def run(
     inject: Iterable[str],
     *,
     beside: Iterable[str] = (),
+    outputs: bool = True,
     traced: Iterable[str] = (),
 ) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """Run the program in `directory`, which is also the parent of its output; the lines of the trace come too.
 
-    `inject` is what strace calls so, as `pwrite64:signal=KILL:when=3`; `beside` names further paths whose calls count.
+    `inject` is what strace calls so, as `pwrite64:signal=KILL:when=3`. `beside` names further paths whose calls count,
+    alone unless `outputs`; without any path all calls of the process do.
     """
     rules = list(inject)
     calls = {rule.partition(":")[0] for rule in rules} | set(traced)
@@ -58,7 +60,7 @@ def run(
         command = ["strace", "-f", "-q", "-e", "signal=none", "-o", log.name, "-e", f"trace={','.join(sorted(calls))}"]
         for rule in rules:
             command += ["-e", f"inject={rule}"]
-        for path in [*paths(directory), *(str(directory / name) for name in beside)]:
+        for path in [*(paths(directory) if outputs else ()), *beside]:
             command += ["-P", path]
         said = subprocess.run(
             [*command, program.PROGRAM, *arguments],
@@ -83,9 +85,17 @@ def paths(directory: Path) -> list[str]:
     return [str(path) for path in [*found, *(partial / name for name in names)]]
 
 
-def calls(directory: Path, arguments: Sequence[str], names: Iterable[str], *, inject: Sequence[str] = ()) -> list[str]:
+def calls(
+    directory: Path,
+    arguments: Sequence[str],
+    names: Iterable[str],
+    *,
+    inject: Sequence[str] = (),
+    beside: Iterable[str] = (),
+    outputs: bool = True,
+) -> list[str]:
     """The calls of these names that one run of the program makes, in order, as `name:number` within their thread."""
-    said, lines = run(directory, arguments, inject, traced=names)
+    said, lines = run(directory, arguments, inject, beside=beside, outputs=outputs, traced=names)
     assert said.returncode == 0, said.stderr
     count: Counter[tuple[str, str]] = Counter()
     made = []
