@@ -143,4 +143,6 @@ def check_finish(directory: Path, case: Case, *options: str) -> Ended:
     assert contents(directory / OUT) == case.expected
     assert [path.name for path in directory.iterdir()] == [OUT]
     assert result["resumed_tensors"] == (claimed if result["status"] == "done" else 0)
+    # What it tells is what it did: the journal, the manifest and the result itself are the rest.
+    assert abs(ended.written - result["bytes_written"]) < 100_000
     return ended

@@ -26,6 +26,9 @@ CHANGING = (
 """The calls by which the engine changes files."""
 
 
+ENVIRONMENT = {**program.ENVIRONMENT, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 @functools.cache
 def lacking() -> str | None:
     """Why strace cannot be used here; nothing where it can."""
@@ -57,15 +60,11 @@ def run(
     rules = list(inject)
     calls = {rule.partition(":")[0] for rule in rules} | set(traced)
     with tempfile.NamedTemporaryFile() as log:
-        command = ["strace", "-f", "-q", "-e", "signal=none", "-o", log.name, "-e", f"trace={','.join(sorted(calls))}"]
-        for rule in rules:
-            command += ["-e", f"inject={rule}"]
-        for path in [*(paths(directory) if outputs else ()), *beside]:
-            command += ["-P", path]
+        named = [*(paths(directory) if outputs else ()), *beside]
         said = subprocess.run(
-            [*command, program.PROGRAM, *arguments],
+            [*command(log.name, calls, rules, named), program.PROGRAM, *arguments],
             cwd=directory,
-            env={**program.ENVIRONMENT, "PYTHONDONTWRITEBYTECODE": "1"},
+            env=ENVIRONMENT,
             capture_output=True,
             text=True,
             timeout=120,
@@ -73,6 +72,16 @@ def run(
             stdin=subprocess.DEVNULL,
         )
         return said, Path(log.name).read_text(errors="replace").splitlines()
+
+
+def command(log: str, calls: Iterable[str], rules: Iterable[str], named: Iterable[str] = ()) -> list[str]:
+    """The start of a command line: strace with these rules, told of these calls on these paths."""
+    said = ["strace", "-f", "-q", "-e", "signal=none", "-o", log, "-e", f"trace={','.join(sorted(calls))}"]
+    for rule in rules:
+        said += ["-e", f"inject={rule}"]
+    for path in named:
+        said += ["-P", path]
+    return said
 
 
 def paths(directory: Path) -> list[str]:

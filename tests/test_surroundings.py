@@ -8,6 +8,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import checkpoints
 import crashes
 import program
 import pytest
+import strace
 from crashes import OUT, PARTIAL, Case
 
 ROOT = os.geteuid() == 0
@@ -169,4 +171,30 @@ def test_an_input_that_changes_during_the_run(change: str, io: str, tmp_path: Pa
     assert not (tmp_path / OUT).exists()
     # The next run sees that it has other inputs than the one that it could go on with.
     assert crashes.run(tmp_path, arguments).status in {1, 2}
+    assert not (tmp_path / OUT).exists()
+
+
+@strace.needed
+@pytest.mark.parametrize("method", ["arcee", "passthrough"])
+def test_an_input_cut_short_on_a_kernel_that_cannot_bring_pages_in(method: str, tmp_path: Path, case: Case) -> None:
+    """The lost page is a signal there: it must become an error with the file's name all the same."""
+    copy = tmp_path / "b"
+    shutil.copytree(case.arguments[2], copy)
+    # The run waits a second before its output is begun.
+    rules = ["mkdirat:delay_enter=1000000", "madvise:error=EINVAL"]
+    inputs = [str(copy)] if method == "passthrough" else [case.arguments[1], str(copy)]
+    arguments = ["fuse", *inputs, "--method", method, "-o", OUT, "--io", "map"]
+    log = tmp_path / "log"
+    with subprocess.Popen(
+        [*strace.command(str(log), ["mkdirat", "madvise"], rules), program.PROGRAM, *arguments],
+        cwd=tmp_path, env=strace.ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as running:  # fmt: skip
+        while running.poll() is None and not (log.exists() and "mkdirat" in log.read_text()):
+            time.sleep(0.01)
+        os.truncate(copy / "model.safetensors", 5000)
+        _, told = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert told.startswith("error: ")
+    assert f"`{copy / 'model.safetensors'}`" in told
+    assert "it is 5000 bytes, it was" in told
     assert not (tmp_path / OUT).exists()

@@ -68,7 +68,7 @@ pub fn execute(
         finished: Mutex::new(BTreeMap::new()),
     };
     work.check_claims(claims)?;
-    let resumed = lock(&work.finished).len();
+    let resumed = Resumed::of(plan, &lock(&work.finished));
     with_companion(|ended| work.keep_the_disk_busy(ended, &peak), || work.fuse_all())?;
     let finished = work.finished.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let unread = inputs::hash_unread(plan, team, progress)?;
@@ -81,7 +81,31 @@ pub fn execute(
     output.publish(&sidecars, &crate::write::manifest::seal(&manifest), &unchanged)?;
     peak.look();
     let seconds = started.elapsed().as_secs_f64();
-    Ok(describe::done(plan, &manifest, resumed, seconds, peak.bytes()))
+    Ok(describe::done(plan, &manifest, &resumed, seconds, peak.bytes()))
+}
+
+/// What an earlier run had done.
+struct Resumed {
+    tensors: usize,
+    /// The bytes of its tensors, which were hashed and kept.
+    kept: u64,
+    /// Bytes of inputs that need not be read for them.
+    unread: u64,
+}
+
+impl Resumed {
+    fn of(plan: &Plan, finished: &BTreeMap<String, Finished>) -> Self {
+        let mut resumed = Self { tensors: finished.len(), kept: 0, unread: 0 };
+        let done = plan.jobs.iter().zip(&plan.layout.tensors);
+        for (job, placed) in done.filter(|(job, _)| finished.contains_key(&job.name)) {
+            resumed.kept += placed.bytes;
+            for (at, times) in job.reads() {
+                let range = &plan.checkpoints[at.input].tensors[&at.tensor].range;
+                resumed.unread += (range.end - range.start).saturating_mul(times);
+            }
+        }
+        resumed
+    }
 }
 
 /// A run at work.

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::Resumed;
 use super::prepare::{Outline, State};
 use crate::error::Error;
 use crate::plan;
@@ -44,15 +45,16 @@ pub fn describe(outline: &Outline) -> Value {
 pub(super) fn done(
     plan: &Plan,
     manifest: &Value,
-    resumed: usize,
+    resumed: &Resumed,
     seconds: f64,
     peak: u64,
 ) -> Value {
     let mut told = result(plan, manifest, seconds, peak);
     told["status"] = "done".into();
-    told["bytes_read"] = plan.read_bytes.into();
-    told["bytes_written"] = plan.write_bytes.into();
-    told["resumed_tensors"] = resumed.into();
+    let read = plan.read_bytes.saturating_sub(resumed.unread) + resumed.kept;
+    told["bytes_read"] = read.into();
+    told["bytes_written"] = plan.write_bytes.saturating_sub(resumed.kept).into();
+    told["resumed_tensors"] = resumed.tensors.into();
     told
 }
 

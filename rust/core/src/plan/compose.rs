@@ -119,29 +119,11 @@ fn reading(jobs: &[Job], inputs: &Inputs) -> (u64, BTreeMap<u64, u64>, Vec<(usiz
     let mut read: BTreeSet<(usize, &str)> = BTreeSet::new();
     for job in jobs {
         let mut most = 1;
-        match &job.what {
-            Work::Copy { inputs } => {
-                for (input, tensor) in inputs {
-                    bytes += bytes_of(*input, tensor);
-                    read.insert((*input, tensor));
-                }
-            }
-            Work::Merge { expression, .. } => {
-                let mut found = Vec::new();
-                expression.leaves(job.shape.iter().product(), &mut |at, times| {
-                    found.push((at.clone(), times));
-                });
-                for (at, times) in found {
-                    bytes =
-                        bytes.saturating_add(bytes_of(at.input, &at.tensor).saturating_mul(times));
-                    most = most.max(times);
-                    if let Some((name, _)) =
-                        inputs.checkpoints[at.input].tensors.get_key_value(&at.tensor)
-                    {
-                        read.insert((at.input, name));
-                    }
-                }
-            }
+        for (at, times) in job.reads() {
+            bytes = bytes.saturating_add(bytes_of(at.input, &at.tensor).saturating_mul(times));
+            most = most.max(times);
+            let stored = inputs.checkpoints[at.input].tensors.get_key_value(&at.tensor);
+            read.extend(stored.map(|(name, _)| (at.input, name.as_str())));
         }
         *passes.entry(most).or_insert(0) += 1;
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::plan::expression::Expression;
+use crate::plan::expression::{Expression, StoredAt};
 use crate::plan::layout::Layout;
 use crate::read::checkpoint::Checkpoint;
 use crate::read::dtype::Dtype;
@@ -22,6 +22,28 @@ pub struct Job {
     pub shape: Vec<u64>,
     /// Where its elements come from.
     pub what: Work,
+}
+
+impl Job {
+    /// The stored tensors that are read for it, and how often each.
+    #[must_use]
+    pub fn reads(&self) -> Vec<(StoredAt, u64)> {
+        let mut found = Vec::new();
+        match &self.what {
+            Work::Copy { inputs } => {
+                let at = |(input, tensor): &(usize, String)| StoredAt {
+                    input: *input,
+                    tensor: tensor.clone(),
+                };
+                found.extend(inputs.iter().map(|input| (at(input), 1)));
+            }
+            Work::Merge { expression, .. } => {
+                let elements = self.shape.iter().product();
+                expression.leaves(elements, &mut |at, times| found.push((at.clone(), times)));
+            }
+        }
+        found
+    }
 }
 
 /// Where the elements of an output tensor come from.
