@@ -128,10 +128,19 @@ pub fn with_companion<T>(beside: impl FnOnce(&AtomicBool) + Send, work: impl FnO
     thread::scope(|scope| {
         let companion = thread::Builder::new().name("branchmerge".into());
         let _ = companion.spawn_scoped(scope, || beside(&ended));
-        let result = work();
-        ended.store(true, Ordering::Release);
-        result
+        // Told also where the work panics: the scope would wait for the companion for ever.
+        let _told = Raised(&ended);
+        work()
     })
+}
+
+/// A flag that goes up when this is dropped.
+struct Raised<'f>(&'f AtomicBool);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 fn guarded<T>(part: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -244,5 +253,21 @@ fn set_default_float_mode() {
         unsafe {
             std::arch::asm!("msr fpcr, {}", in(reg) 0u64, options(nomem, nostack));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_companion_is_told_of_the_end_after_a_panic_too() {
+        let beside = |ended: &AtomicBool| {
+            while !ended.load(Ordering::Acquire) {
+                thread::yield_now();
+            }
+        };
+        let ended = catch_unwind(|| with_companion(beside, || panic!("as a worker might")));
+        assert!(ended.is_err());
     }
 }
