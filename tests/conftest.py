@@ -36,12 +36,13 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """A fusion of eight tensors of some megabytes, taken one by one, and six small ones."""
+    """A fusion of eight tensors of some megabytes, taken one by one, and six small ones, into three weight files."""
     directory = tmp_path_factory.mktemp("case").resolve()
     shapes = LARGE | checkpoints.SHAPES
     for seed, name in enumerate("ab", 2):
         checkpoints.write(directory / name, checkpoints.weights(seed, of=1, shapes=shapes))
     arguments = ["fuse", str(directory / "a"), str(directory / "b"), "--json", "-o", crashes.OUT]
+    arguments += ["--shard-size", "8MB"]
     running = crashes.Running(directory, arguments)
     begun = running.wait_for_partial()
     ended = running.end()

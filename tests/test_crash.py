@@ -16,7 +16,7 @@ import crashes
 import pytest
 from crashes import JOURNAL, OUT, PARTIAL, Case, check_finish, check_left
 
-WEIGHTS = "model.safetensors"
+WEIGHTS = "model-00001-of-00003.safetensors"
 
 
 def directories(room: Path, seeds: Sequence[int]) -> Iterator[tuple[Path, random.Random]]:
@@ -120,6 +120,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "weights emptied": lambda partial: cut(partial / WEIGHTS, 0),
     "weights longer": lambda partial: spoil(partial / WEIGHTS, b"x" * 5000),
     "weights taken away": lambda partial: (partial / WEIGHTS).unlink(),
+    "weights not begun taken away": lambda partial: (partial / "model-00003-of-00003.safetensors").unlink(),
     "a directory for the weights": lambda partial: directory_for(partial / WEIGHTS),
     "a link for the weights": lambda partial: link_for(partial / WEIGHTS),
     "a torn line": lambda partial: cut(partial / JOURNAL, 0.9),
