@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import program
+import pytest
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="what a process did is read in /proc")
 OUT = "out"
 PARTIAL = f"{OUT}.partial"
 JOURNAL = "branchmerge.journal"
@@ -108,6 +112,20 @@ def kill_at_random(directory: Path, arguments: Sequence[str], dice: random.Rando
         time.sleep(dice.uniform(0, 0.3))
     running.signal(signal.SIGKILL)
     return running.end()
+
+
+def paused(directory: Path, arguments: Sequence[str]) -> Running:
+    """A run that has begun its output and stands still; one that was over before it could be stopped is begun again."""
+    for _ in range(20):
+        running = Running(directory, arguments)
+        running.wait_for_partial()
+        running.signal(signal.SIGSTOP)
+        if running.partial.exists():
+            return running
+        running.signal(signal.SIGCONT)
+        assert running.end().status == 0
+        shutil.rmtree(directory / OUT)
+    pytest.fail("no run could be stopped in time")
 
 
 def contents(directory: Path) -> dict[str, str]:

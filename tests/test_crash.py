@@ -16,6 +16,7 @@ import crashes
 import pytest
 from crashes import JOURNAL, OUT, PARTIAL, Case, check_finish, check_left
 
+pytestmark = crashes.linux
 WEIGHTS = "model-00001-of-00003.safetensors"
 
 

@@ -72,11 +72,11 @@ def room(directory: Path, name: str) -> Path:
 
 
 def points(directory: Path, case: Case) -> Iterator[tuple[str, str]]:
-    """Calls of a run with an error for each, in turn; of the writes of weights the first, the fifth, and so on."""
+    """Calls of a run with an error for each, in turn; of the writes of weights every ninth, all of the last steps."""
     made = strace.calls(room(directory, "made"), [*case.arguments, "--threads", "1"], strace.CHANGING)
     errors = itertools.cycle(ERRORS)
     for number, point in enumerate(made):
-        if not point.startswith("pwrite64:") or number % 5 == 0 or number > len(made) - 25:
+        if not point.startswith("pwrite64:") or number % 9 == 0 or number > len(made) - 22:
             yield point, next(errors)
 
 

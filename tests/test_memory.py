@@ -13,6 +13,7 @@ import program
 import pytest
 from crashes import OUT
 
+pytestmark = crashes.linux
 INTERPRETER = 96 << 20
 """What Python and its modules may add."""
 ELEMENTS = 1 << 21
@@ -67,7 +68,7 @@ def test_the_peak_is_as_planned_and_does_not_grow_with_the_model(method: str, io
         assert seen <= plan["memory"]["private"] + INTERPRETER
         assert abs(seen - result["private_peak"]) < 16 << 20
     # A few kilobytes a tensor are names and figures.
-    assert peaks[1] - peaks[0] < 6 << 20
+    assert peaks[1] - peaks[0] < 8 << 20
     assert min(peaks) > 8 << 20, "nothing was measured"
 
 

@@ -19,6 +19,7 @@ import pytest
 import strace
 from crashes import OUT, PARTIAL, Case
 
+pytestmark = crashes.linux
 ROOT = os.geteuid() == 0
 
 
@@ -50,9 +51,7 @@ def test_a_disk_that_is_too_small(small_disk: Path, case: Case) -> None:
 def test_a_disk_that_fills_up(small_disk: Path, case: Case) -> None:
     """A run that had room when it was planned, and has none when the small files come; then the room is back."""
     subprocess.run(["mount", "-o", "remount,size=17m", small_disk], check=True)
-    running = crashes.Running(small_disk, case.arguments)
-    running.wait_for_partial()
-    running.signal(signal.SIGSTOP)
+    running = crashes.paused(small_disk, case.arguments)
     taken = small_disk / "taken"
     with taken.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -155,10 +154,7 @@ def test_an_input_that_changes_during_the_run(change: str, io: str, tmp_path: Pa
     copy = tmp_path / "b"
     shutil.copytree(case.arguments[2], copy)
     arguments = ["fuse", case.arguments[1], str(copy), *case.arguments[3:], "--io", io, "--threads", "1"]
-    running = crashes.Running(tmp_path, arguments)
-    running.wait_for_partial()
-    running.signal(signal.SIGSTOP)
-    assert not (tmp_path / OUT).exists(), "the run was over before its input could be changed"
+    running = crashes.paused(tmp_path, arguments)
     alter, message = CHANGES[change]
     alter(copy / "model.safetensors")
     running.signal(signal.SIGCONT)
