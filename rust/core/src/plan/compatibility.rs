@@ -146,3 +146,6 @@ pub(super) fn scaled(inputs: &Inputs, input: usize) -> Option<Error> {
     let hint = "convert it to bfloat16 first";
     Some(Error::recipe_with_hint(what, hint).tensor(scale).branch(&inputs.labels[input]))
 }
+
+#[cfg(test)]
+mod tests;

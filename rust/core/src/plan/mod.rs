@@ -7,6 +7,8 @@ mod compose;
 mod config;
 mod describe;
 pub mod expression;
+#[cfg(test)]
+mod fixture;
 pub mod layout;
 mod memory;
 #[expect(clippy::module_inception, reason = "the room's main word")]
