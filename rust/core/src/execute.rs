@@ -10,6 +10,7 @@ mod prepare;
 pub use describe::{describe, describe_error};
 pub use prepare::{Outline, prepare};
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,15 +20,13 @@ use serde_json::Value;
 
 use crate::error::{Error, Kind, Result};
 use crate::parallel::{Phase, Progress, Team, lock, with_companion};
-use crate::plan::plan::{Job, Plan};
+use crate::plan::plan::{Job, Plan, SMALL, shared};
 use crate::read::source::LostPages;
 use crate::read::tree_hash;
 use crate::write::output::{Finished, Output, Run, finish_replacement};
 
-/// Elements up to which a tensor goes to one worker.
-const SMALL: u64 = 1 << 20;
-/// Bytes of output, and tensors, in a batch of small ones.
-const BATCH: (u64, usize) = (64 << 20, 4096);
+/// Small tensors that a worker takes at once, at most.
+const HANDFUL: usize = 256;
 /// How much may be written before the disk is asked to begin.
 const UNSYNCED: u64 = 64 << 20;
 /// How often memory is looked at.
@@ -162,40 +161,38 @@ impl Work<'_> {
         Ok(tree_hash::join(&parts))
     }
 
-    /// Fuses what is not yet done: small tensors a worker each, large ones by all workers together.
+    /// Fuses what is not yet done: giant tensors by all workers together, then the others a worker each, large ones
+    /// first, so that no worker ends long before the last.
     fn fuse_all(&self) -> Result<()> {
-        let left = self.left();
+        let mut left = self.left();
         let bytes = left.iter().map(|&at| self.plan.layout.tensors[at].bytes).sum();
         self.progress.begin(Phase::Merging, bytes, left.len() as u64);
-        let mut batch = Vec::new();
-        let mut batch_bytes = 0;
-        for at in left {
-            if elements(&self.plan.jobs[at]) > SMALL {
-                let finished = fuse::fuse(self, at, self.team)?;
-                self.done(vec![finished])?;
-                continue;
-            }
-            batch.push(at);
-            batch_bytes += self.plan.layout.tensors[at].bytes;
-            if batch_bytes >= BATCH.0 || batch.len() >= BATCH.1 {
-                self.fuse_batch(&std::mem::take(&mut batch))?;
-                batch_bytes = 0;
-            }
+        let elements = |at: usize| self.plan.jobs[at].elements();
+        let all = self.plan.jobs.iter().map(Job::elements).sum();
+        left.sort_by_key(|&at| Reverse(elements(at)));
+        let giants = left.partition_point(|&at| shared(elements(at), all, self.team.threads()));
+        for &at in &left[..giants] {
+            self.done(&[fuse::fuse(self, at, self.team)?])?;
         }
-        self.fuse_batch(&batch)
-    }
-
-    fn fuse_batch(&self, batch: &[usize]) -> Result<()> {
-        // Several tensors a part, so that tiny ones do not spend their time on taking turns.
-        let share = batch.len().div_ceil(self.team.threads() * 16).max(1);
-        let shares: Vec<&[usize]> = batch.chunks(share).collect();
-        let finished = self.team.run(shares.len(), |index| {
-            shares[index]
-                .iter()
-                .map(|&at| fuse::fuse(self, at, Team::solo()))
-                .collect::<Result<Vec<_>>>()
-        });
-        self.done(finished?.into_iter().flatten().collect())
+        let mut handfuls: Vec<&[usize]> = Vec::new();
+        let mut rest = &left[giants..];
+        while !rest.is_empty() {
+            // Tiny ones by the handful, so that workers do not spend their time on taking turns.
+            let mut together = 0;
+            let count = rest.iter().take_while(|&&at| {
+                let fits = together < SMALL;
+                together += elements(at);
+                fits
+            });
+            let (handful, others) = rest.split_at(count.take(HANDFUL).count());
+            handfuls.push(handful);
+            rest = others;
+        }
+        let fuse = |index: usize| {
+            let fuse = |&at: &usize| fuse::fuse(self, at, Team::solo());
+            self.done(&handfuls[index].iter().map(fuse).collect::<Result<Vec<_>>>()?)
+        };
+        self.team.run(handfuls.len(), fuse).map(drop)
     }
 
     /// The jobs that are not done, in the order of their places on the disk.
@@ -208,9 +205,10 @@ impl Work<'_> {
         left
     }
 
-    fn done(&self, finished: Vec<Finished>) -> Result<()> {
-        self.output.record(&finished)?;
-        lock(&self.finished).extend(finished.into_iter().map(|one| (one.tensor.clone(), one)));
+    fn done(&self, finished: &[Finished]) -> Result<()> {
+        self.output.record(finished)?;
+        let named = finished.iter().map(|one| (one.tensor.clone(), one.clone()));
+        lock(&self.finished).extend(named);
         Ok(())
     }
 
@@ -230,11 +228,6 @@ impl Work<'_> {
             }
         }
     }
-}
-
-/// How many elements a job's tensor has; a plan has checked the product.
-fn elements(job: &Job) -> u64 {
-    job.shape.iter().product()
 }
 
 impl Outline {

@@ -6,7 +6,7 @@ use super::Resumed;
 use super::prepare::{Outline, State};
 use crate::error::Error;
 use crate::plan;
-use crate::plan::plan::Plan;
+use crate::plan::plan::{Job, Plan};
 
 /// One error as JSON: the sentence, the hint, and where it is.
 #[must_use]
@@ -78,7 +78,7 @@ fn result(plan: &Plan, manifest: &Value, seconds: f64, peak: u64) -> Value {
     json!({
         "out": plan.out.as_ref().map(|out| out.to_string_lossy()),
         "tensors": plan.jobs.len(),
-        "elements": plan.jobs.iter().map(super::elements).sum::<u64>(),
+        "elements": plan.jobs.iter().map(Job::elements).sum::<u64>(),
         "seconds": seconds,
         "private_peak": peak,
         "threads": plan.threads,

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Map, Value, json};
 
-use super::{Work, elements};
+use super::Work;
 use crate::error::{Error, Kind, Result};
 use crate::fit::method::{Fitted, Space};
 use crate::fit::node::{Node, Tally};
@@ -101,7 +101,7 @@ fn merge<R: Fitted>(
         })
         .collect();
     let chunks = node.tensor.chunks();
-    let share = chunks.div_ceil(team.threads() as u64 * 4).clamp(1, 64);
+    let share = chunks.div_ceil(team.threads() as u64 * 32).clamp(1, 64);
     let count = chunks.div_ceil(share) as usize;
     let stretches = team.run(count, |index| {
         let first = index as u64 * share;
@@ -213,11 +213,11 @@ impl<'b> Build<'b> {
             stream
         };
         let streams = merge.branches.iter().map(stream).collect();
-        let elements = elements(self.job);
+        let elements = self.job.elements();
         let tensor = Tensor {
             name: &self.job.name,
             elements,
-            row_length: self.job.shape.last().copied().unwrap_or(1).max(1),
+            row_length: self.job.row(),
             space: merge.method.spec().space,
             has_base: merge.has_base,
             streams,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::inputs::{self, Hashes};
 use crate::error::Result;
-use crate::plan::plan::{Plan, Small};
+use crate::plan::plan::{Job, Plan, Small};
 use crate::write::output::{Content, Finished, Sidecar, file_entries};
 
 /// The version of the manifest's form.
@@ -97,7 +97,7 @@ fn shares(plan: &Plan, finished: &BTreeMap<String, Finished>) -> Value {
     if counts().next().is_none() {
         return json!({});
     }
-    let elements: u64 = plan.jobs.iter().map(super::elements).sum();
+    let elements: u64 = plan.jobs.iter().map(Job::elements).sum();
     json!({ "share_taken": counts().sum::<u64>() as f64 / elements.max(1) as f64 })
 }
 

@@ -1,12 +1,11 @@
 //! Weighted sums of deltas, as the methods on task vectors make them: plain, or by majority sign.
 
 use crate::error::{Error, Result};
+use crate::fit::group::{LANES, group, put};
 use crate::fit::method::Parameters;
 use crate::fit::number::Number;
 use crate::vectorised;
 
-/// Elements that are summed side by side.
-const LANES: usize = 16;
 /// Weights whose sum is below this share of their magnitudes sum to nothing.
 const NOTHING: f64 = 1e-8;
 
@@ -63,25 +62,19 @@ pub fn check_weights(parameters: &Parameters) -> Result<()> {
 vectorised! {
     /// scale · Σ w·x, summed in `f64`.
     pub fn weighted_sum<R: Number>(weights: &[f64], operands: &[&[R]], scale: f64, out: &mut [R]) {
-        let mut start = 0;
-        for out in out.chunks_mut(LANES) {
+        for (number, out) in out.chunks_mut(LANES).enumerate() {
             let mut sum = [0.0; LANES];
             for (&weight, operand) in weights.iter().zip(operands) {
-                let operand = &operand[start..start + out.len()];
-                if let Ok(operand) = <&[R; LANES]>::try_from(operand) {
-                    for lane in 0..LANES {
-                        sum[lane] += weight * operand[lane].to_f64();
-                    }
-                } else {
-                    for (sum, value) in sum.iter_mut().zip(operand) {
-                        *sum += weight * value.to_f64();
-                    }
+                let operand = group(operand, number * LANES);
+                for lane in 0..LANES {
+                    sum[lane] += weight * operand[lane].to_f64();
                 }
             }
-            for (out, sum) in out.iter_mut().zip(sum) {
-                *out = R::from_f64(sum * scale);
+            let mut scaled = [R::ZERO; LANES];
+            for lane in 0..LANES {
+                scaled[lane] = R::from_f64(sum[lane] * scale);
             }
-            start += out.len();
+            put(&scaled, out);
         }
     }
 }
@@ -89,30 +82,41 @@ vectorised! {
 vectorised! {
     /// The weighted sum of those w·d whose sign is that of Σ w·d (plus where that is 0), divided by their weights if asked.
     fn by_majority<R: Number>(weights: &[f64], deltas: &[&[R]], scale: f64, normalize: bool, out: &mut [R]) {
-        let mut start = 0;
-        for out in out.chunks_mut(LANES) {
+        for (number, out) in out.chunks_mut(LANES).enumerate() {
             let mut total = [0.0f64; LANES];
             for (&weight, delta) in weights.iter().zip(deltas) {
-                for (total, value) in total.iter_mut().zip(&delta[start..start + out.len()]) {
-                    *total += weight * value.to_f64();
+                let delta = group(delta, number * LANES);
+                for lane in 0..LANES {
+                    total[lane] += weight * delta[lane].to_f64();
                 }
+            }
+            // Turned by the sign of the total, what counts is positive.
+            let mut sign = [0.0f64; LANES];
+            for lane in 0..LANES {
+                sign[lane] = if total[lane] >= 0.0 { 1.0 } else { -1.0 };
             }
             let (mut sum, mut share) = ([0.0f64; LANES], [0.0f64; LANES]);
             for (&weight, delta) in weights.iter().zip(deltas) {
-                let delta = &delta[start..start + out.len()];
-                for lane in 0..delta.len() {
-                    let term = weight * delta[lane].to_f64();
-                    let plus = total[lane] >= 0.0;
-                    let counts = if plus { term > 0.0 } else { term < 0.0 };
-                    sum[lane] += if counts { term } else { 0.0 };
-                    share[lane] += if counts { weight } else { 0.0 };
+                let delta = group(delta, number * LANES);
+                for lane in 0..LANES {
+                    let term = weight * delta[lane].to_f64() * sign[lane];
+                    sum[lane] += if term > 0.0 { term } else { 0.0 };
+                    share[lane] += if term > 0.0 { weight } else { 0.0 };
                 }
             }
-            for lane in 0..out.len() {
-                let share = if !normalize || share[lane] == 0.0 { 1.0 } else { share[lane] };
-                out[lane] = R::from_f64(sum[lane] / share * scale);
+            for lane in 0..LANES {
+                sum[lane] *= sign[lane];
             }
-            start += out.len();
+            if normalize {
+                for lane in 0..LANES {
+                    sum[lane] /= if share[lane] == 0.0 { 1.0 } else { share[lane] };
+                }
+            }
+            let mut scaled = [R::ZERO; LANES];
+            for lane in 0..LANES {
+                scaled[lane] = R::from_f64(sum[lane] * scale);
+            }
+            put(&scaled, out);
         }
     }
 }

@@ -191,6 +191,8 @@ pub struct Spec {
     pub space: Space,
     /// How much decides about one element.
     pub grain: Grain,
+    /// How many order statistics of each branch its fit looks for.
+    pub ranks: u64,
     /// What part a base takes.
     pub base: Base,
     /// How few branches there may be, the base not counted.

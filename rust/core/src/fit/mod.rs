@@ -1,14 +1,17 @@
 //! What a method may ask of one output tensor, and what it gives back.
 //!
 //! `method`: the spec and the trait · `tensor`: operands, blocks, folds · `node`: a fitted method, which may itself be an
-//! operand · `statistics`: exact order statistics and sums · `combine`: weighted sums of deltas · `random`, `number`: the
-//! same bits everywhere.
+//! operand · `select`: exact order statistics · `largest`: exactly the k largest · `statistics`: sums · `combine`:
+//! weighted sums of deltas · `random`, `number`: the same bits everywhere.
 
 pub mod combine;
+pub mod group;
+pub mod largest;
 pub mod method;
 pub mod node;
 pub mod number;
 pub mod random;
+pub mod select;
 pub mod statistics;
 pub mod tensor;
 
@@ -22,8 +25,8 @@ pub mod prelude {
     };
     pub use crate::fit::number::{self, Key, Number};
     pub use crate::fit::random::Stream;
-    pub use crate::fit::statistics;
     pub use crate::fit::tensor::{Block, Row, Tensor};
+    pub use crate::fit::{largest, select, statistics};
     pub use crate::read::dtype::Real;
     pub use crate::vectorised;
 }

@@ -11,6 +11,9 @@ pub trait Key: Copy + Ord + Send + Sync + Default + std::fmt::Debug + 'static {
     fn wide(self) -> u64;
     /// The key with these bits.
     fn from_wide(bits: u64) -> Self;
+    /// The key, which counts something here, one higher where `more` says so.
+    #[must_use]
+    fn plus(self, more: bool) -> Self;
 }
 
 impl Key for u32 {
@@ -23,6 +26,10 @@ impl Key for u32 {
     fn from_wide(bits: u64) -> Self {
         bits as u32
     }
+    #[inline(always)]
+    fn plus(self, more: bool) -> Self {
+        self + Self::from(more)
+    }
 }
 
 impl Key for u64 {
@@ -34,6 +41,10 @@ impl Key for u64 {
     #[inline(always)]
     fn from_wide(bits: u64) -> Self {
         bits
+    }
+    #[inline(always)]
+    fn plus(self, more: bool) -> Self {
+        self + Self::from(more)
     }
 }
 

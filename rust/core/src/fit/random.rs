@@ -10,7 +10,7 @@ use multiversion::multiversion;
 #[derive(Clone, Copy, Debug)]
 pub struct Stream {
     key: [u32; 2],
-    order: u64,
+    order: [u32; 2],
 }
 
 impl Stream {
@@ -28,8 +28,7 @@ impl Stream {
         let hash = *hasher.finalize().as_bytes();
         let word =
             |at: usize| u32::from_le_bytes([hash[at], hash[at + 1], hash[at + 2], hash[at + 3]]);
-        let order = u64::from(word(8)) | u64::from(word(12)) << 32;
-        Self { key: [word(0), word(4)], order }
+        Self { key: [word(0), word(4)], order: [word(8), word(12)] }
     }
 
     /// Uniform 32-bit numbers of the elements from `start` on.
@@ -46,59 +45,59 @@ impl Stream {
         fill(self.key, start.div_ceil(4), rest);
     }
 
-    /// A number that decides among equals: a bijection of the element, so that no two elements have the same.
+    /// A number that decides among equals: no two elements within 2³² of each other have the same.
     ///
-    /// The mixing is the finalizer of `SplitMix64` (Steele, Lea, Flood, OOPSLA 2014), between two additions of the key.
+    /// The mixing is the finalizer of `MurmurHash3` (Appleby, public domain), with a part of the key between its steps.
     #[inline(always)]
     #[must_use]
-    pub fn order(&self, element: u64) -> u64 {
-        let mut x = element.wrapping_add(self.order).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
+    pub fn order(&self, element: u64) -> u32 {
+        let high = ((element >> 32) as u32).wrapping_mul(0x9e37_79b9);
+        let mut x = (element as u32).wrapping_add(high).wrapping_add(self.order[0]);
+        x = (x ^ (x >> 16)).wrapping_mul(0x85eb_ca6b).wrapping_add(self.order[1]);
+        x = (x ^ (x >> 13)).wrapping_mul(0xc2b2_ae35);
+        x ^ (x >> 16)
     }
 }
 
-/// How many Philox counters are advanced side by side, for the vector units.
-const LANES: usize = 8;
+/// How many Philox counters are advanced in one loop, for the vector units.
+const LANES: usize = 64;
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn fill(key: [u32; 2], first: u64, out: &mut [u32]) {
+    let mut words = [[0; LANES]; 4];
     for (group, out) in out.chunks_mut(4 * LANES).enumerate() {
-        let mut words = [[0u32; LANES]; 4];
+        let first = first + (group * LANES) as u64;
         for lane in 0..LANES {
-            let counter = first + (group * LANES + lane) as u64;
-            words[0][lane] = counter as u32;
-            words[1][lane] = (counter >> 32) as u32;
-        }
-        philox(&mut words, key);
-        if out.len() == 4 * LANES {
-            for lane in 0..LANES {
-                for word in 0..4 {
-                    out[lane * 4 + word] = words[word][lane];
-                }
-            }
-        } else {
-            for (e, out) in out.iter_mut().enumerate() {
-                *out = words[e % 4][e / 4];
+            let counter = first + lane as u64;
+            let numbers = philox([counter, counter >> 32, 0, 0], key);
+            for word in 0..4 {
+                words[word][lane] = numbers[word] as u32;
             }
         }
+        let of_lane =
+            |lane: usize| [words[0][lane], words[1][lane], words[2][lane], words[3][lane]];
+        let (whole, rest) = out.as_chunks_mut::<4>();
+        for (lane, out) in whole.iter_mut().enumerate() {
+            *out = of_lane(lane);
+        }
+        rest.copy_from_slice(&of_lane(whole.len() % LANES)[..rest.len()]);
     }
 }
 
+/// Four numbers of a counter, each in the lower half of a word: the upper halves hold anything, so that the loop around
+/// this vectorises.
 #[inline(always)]
-fn philox(words: &mut [[u32; LANES]; 4], mut key: [u32; 2]) {
+fn philox(counter: [u64; 4], mut key: [u32; 2]) -> [u64; 4] {
+    let low = |word: u64| word & 0xffff_ffff;
+    let [mut a, mut b, mut c, mut d] = counter;
     for _ in 0..10 {
-        for lane in 0..LANES {
-            let left = u64::from(words[0][lane]) * 0xd251_1f53;
-            let right = u64::from(words[2][lane]) * 0xcd9e_8d57;
-            words[0][lane] = (right >> 32) as u32 ^ words[1][lane] ^ key[0];
-            words[2][lane] = (left >> 32) as u32 ^ words[3][lane] ^ key[1];
-            words[1][lane] = right as u32;
-            words[3][lane] = left as u32;
-        }
+        let (left, right) = (low(a) * 0xd251_1f53, low(c) * 0xcd9e_8d57);
+        a = right >> 32 ^ b ^ u64::from(key[0]);
+        c = left >> 32 ^ d ^ u64::from(key[1]);
+        (b, d) = (right, left);
         key = [key[0].wrapping_add(0x9e37_79b9), key[1].wrapping_add(0xbb67_ae85)];
     }
+    [a, b, c, d]
 }
 
 #[cfg(test)]
@@ -118,9 +117,8 @@ mod tests {
             ),
         ];
         for (counter, key, expected) in vectors {
-            let mut words = counter.map(|word| [word; LANES]);
-            philox(&mut words, key);
-            assert_eq!(words.map(|word| word[3]), expected);
+            let words = philox(counter.map(u64::from), key);
+            assert_eq!(words.map(|word| word as u32), expected);
         }
     }
 

@@ -25,6 +25,19 @@ pub const BLOCK: usize = 4096;
 /// Elements in a block where whole rows are swept several times: most rows fit.
 pub const ROW_BLOCK: usize = 16384;
 
+/// Neighbouring elements that a sample draws together: half a cache line of most checkpoints.
+pub const RUN: usize = 16;
+/// One element in so many is drawn; fewer of tensors from which that would be more than [`SAMPLE`].
+const THIN: u64 = 64;
+/// Elements in the largest sample.
+const SAMPLE: u64 = 1 << 21;
+
+/// How many elements are drawn of so many, at most.
+#[must_use]
+pub fn sampled(elements: u64) -> u64 {
+    (elements / THIN).min(SAMPLE).max(RUN as u64)
+}
+
 /// A stored tensor of one checkpoint.
 #[derive(Debug, Clone, Copy)]
 pub struct Leaf<'a> {
@@ -248,7 +261,7 @@ impl<'a, R: Number> Tensor<'a, R> {
         let stretch = workers * 256;
         for first in (0..self.chunks()).step_by(stretch as usize) {
             let chunks: Vec<u64> = (first..self.chunks().min(first + stretch)).collect();
-            let share = chunks.len().div_ceil(self.team.threads() * 8).max(1);
+            let share = chunks.len().div_ceil(self.team.threads() * 32).max(1);
             let shares: Vec<&[u64]> = chunks.chunks(share).collect();
             let parts = self.team.run(shares.len(), |index| {
                 let mut reader = Reader::new(self, BLOCK);
@@ -272,19 +285,51 @@ impl<'a, R: Number> Tensor<'a, R> {
         start: impl Fn() -> A + Sync,
         step: impl Fn(&mut A, &Block<'_, R>) + Sync,
     ) -> Result<Vec<A>> {
+        self.each_chunk(BLOCK, start, |mine, raw, scratch| {
+            self.blocks(raw, scratch, |block| step(mine, block))
+        })
+    }
+
+    /// [`Tensor::gather`] for a few elements drawn from everywhere: short blocks, evenly spread, each at a place of its own.
+    pub fn sample<A: Send>(
+        &self,
+        start: impl Fn() -> A + Sync,
+        step: impl Fn(&mut A, &Block<'_, R>) + Sync,
+    ) -> Result<Vec<A>> {
+        let stride = self.elements.div_ceil(sampled(self.elements)) as usize * RUN;
+        self.each_chunk(RUN, start, |mine, raw, scratch| {
+            for from in (0..raw.length).step_by(stride) {
+                // A fixed place in every stride would draw the same columns of all rows.
+                let mixed = (raw.start + from as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+                let begin = from + mixed as usize % (stride / RUN) * RUN;
+                if begin < raw.length {
+                    let within = begin..raw.length.min(begin + RUN);
+                    self.load(raw, &mut 0, within.clone(), scratch)?;
+                    step(mine, &self.block(raw, within, scratch));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Gives every worker chunks as it asks for them, read with room for blocks of so many elements.
+    fn each_chunk<A: Send>(
+        &self,
+        block: usize,
+        start: impl Fn() -> A + Sync,
+        visit: impl Fn(&mut A, &Raw<'_>, &mut Scratch<R>) -> Result<()> + Sync,
+    ) -> Result<Vec<A>> {
         let next = AtomicU64::new(0);
         let workers = self.team.threads().min(self.chunks().max(1) as usize);
         self.team.run(workers, |_| {
-            let mut reader = Reader::new(self, BLOCK);
+            let mut reader = Reader::new(self, block);
             let mut mine = start();
             loop {
                 let chunk = next.fetch_add(1, Ordering::Relaxed);
                 if chunk >= self.chunks() {
                     return Ok(mine);
                 }
-                reader.read(self.chunk(chunk), |raw, scratch| {
-                    self.blocks(raw, scratch, |block| step(&mut mine, block))
-                })?;
+                reader.read(self.chunk(chunk), |raw, scratch| visit(&mut mine, raw, scratch))?;
             }
         })
     }
@@ -300,7 +345,7 @@ impl<'a, R: Number> Tensor<'a, R> {
         let rows = self.elements / self.row_length;
         let group = (CHUNK / self.row_length).max(1);
         let groups = rows.div_ceil(group) as usize;
-        let share = groups.div_ceil(self.team.threads() * 8).max(1);
+        let share = groups.div_ceil(self.team.threads() * 32).max(1);
         let parts = self.team.run(groups.div_ceil(share), |index| {
             let block = ROW_BLOCK.min(self.row_length.next_multiple_of(16) as usize);
             let mut reader = Reader::new(self, block);

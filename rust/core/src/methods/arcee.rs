@@ -15,6 +15,7 @@ static SPEC: Spec = Spec {
               y = x where I ≥ T, else b",
     space: Space::Weights,
     grain: Grain::Row,
+    ranks: 3,
     base: Base::First,
     fewest: 1,
     most: Some(1),
@@ -64,10 +65,8 @@ static SPEC: Spec = Spec {
         "more than two models are folded from the right",
     ],
     check: |_| Ok(()),
-    passes: |parameters, elements| {
-        let divergence = u64::from(parameters.choice("divergence") == "row");
-        divergence + if elements <= 1 << 18 { 2 } else { 3 }
-    },
+    // One sweep for the rows, one for the quartiles, and the kernel.
+    passes: |parameters, _| 2 + u64::from(parameters.choice("divergence") == "row"),
 };
 
 /// The quartiles, as shares of the order: Q1, the median, Q3.
@@ -111,7 +110,7 @@ impl Method for Arcee {
         };
         let ranks =
             |_: usize, all: u64| QUARTILES.map(|quarter| quarter_rank(quarter, all)).to_vec();
-        let cuts = statistics::select(tensor, 1, push, ranks)?;
+        let cuts = select::select(tensor, 1, push, ranks)?;
         let quartile = |at: usize| cuts[0].get(at).map_or(0.0, |cut| R::from_key(cut.key).to_f64());
         let [first, median, third] = [0, 1, 2].map(quartile);
         let threshold = median + parameters.number("threshold") * (third - first);
@@ -206,23 +205,23 @@ fn row_divergences<R: Number>(tensor: &Tensor<'_, R>) -> Result<Vec<f64>> {
         return Ok(vec![0.0]);
     }
     tensor.each_row(|row| {
-        let mut highest = R::from_f64(f64::MIN);
-        row.sweep(|block| highest = maximum(highest, block.base()))?;
+        let (mut highest, mut widest) = (R::from_f64(f64::MIN), R::ZERO);
+        row.sweep(|block| extremes(&mut highest, &mut widest, block.base(), block.branch(0)))?;
         let (mut weight, mut shift) = ([0.0; 16], [0.0; 16]);
         row.sweep(|block| {
             moments(&mut weight, &mut shift, highest, block.base(), block.branch(0));
         })?;
         let weight = statistics::total(&weight);
         let mean = R::from_f64(statistics::total(&shift) / weight);
-        let mut widest = R::ZERO;
-        row.sweep(|block| widest = spread(widest, mean, block.base(), block.branch(0)))?;
-        if widest.to_f64() > FAR {
+        // No |d| is larger.
+        let widest = widest.to_f64() + mean.abs().to_f64();
+        if widest > FAR {
             return far_divergence(row, highest);
         }
         let (mut grown, mut curved) = ([0.0; 16], [0.0; 16]);
         row.sweep(|block| {
             let (base, branch) = (block.base(), block.branch(0));
-            if widest.to_f64() < NEAR {
+            if widest < NEAR {
                 near_terms(&mut grown, &mut curved, highest, mean, base, branch);
             } else {
                 wide_terms(&mut grown, &mut curved, highest, mean, base, branch);
@@ -253,22 +252,34 @@ vectorised! {
 }
 
 vectorised! {
-    /// The largest |d|.
-    fn spread<R: Number>(so_far: R, mean: R, base: &[R], branch: &[R]) -> R {
-        let mut lanes = [so_far; 16];
-        for (base, branch) in base.chunks(16).zip(branch.chunks(16)) {
-            for (lane, (&base, &branch)) in lanes.iter_mut().zip(base.iter().zip(branch)) {
-                let d = (branch - base - mean).abs();
-                *lane = if d > *lane { d } else { *lane };
+    /// The largest base element, and the largest |branch − base|.
+    fn extremes<R: Number>(highest: &mut R, widest: &mut R, base: &[R], branch: &[R]) {
+        let (mut high, mut wide) = ([*highest; 16], [*widest; 16]);
+        let mut see = |lane: usize, base: R, branch: R| {
+            let d = (branch - base).abs();
+            high[lane] = if base > high[lane] { base } else { high[lane] };
+            wide[lane] = if d > wide[lane] { d } else { wide[lane] };
+        };
+        let (bases, branches) = (base.as_chunks::<16>(), branch.as_chunks::<16>());
+        for (base, branch) in bases.0.iter().zip(branches.0) {
+            for lane in 0..16 {
+                see(lane, base[lane], branch[lane]);
             }
         }
-        lanes.into_iter().fold(so_far, |most, lane| if lane > most { lane } else { most })
+        for (lane, (&base, &branch)) in bases.1.iter().zip(branches.1).enumerate() {
+            see(lane, base, branch);
+        }
+        for lane in 0..16 {
+            *highest = if high[lane] > *highest { high[lane] } else { *highest };
+            *widest = if wide[lane] > *widest { wide[lane] } else { *widest };
+        }
     }
 }
 
-/// Adds what `$terms` makes of each element's (base, branch) to two sums, sixteen elements at a time.
+/// Adds what `$terms` makes of each element's (base, branch) to two sums. Eight neighbours in a lane are first added in
+/// the terms' own precision: their rounding is below the terms' own.
 macro_rules! two_sums {
-    ($(#[$doc:meta])* fn $name:ident($($extra:ident),*) |$base:ident, $branch:ident| $terms:expr) => {
+    ($(#[$doc:meta])* fn $name:ident($($extra:ident),*) -> $precision:ty |$base:ident, $branch:ident| $terms:expr) => {
         vectorised! {
             $(#[$doc])*
             fn $name<R: Number>(
@@ -278,21 +289,26 @@ macro_rules! two_sums {
                 base: &[R],
                 branch: &[R],
             ) {
-                for (base, branch) in base.chunks(16).zip(branch.chunks(16)) {
-                    if let (Ok(base), Ok(branch)) = (<&[R; 16]>::try_from(base), <&[R; 16]>::try_from(branch)) {
+                for (base, branch) in base.chunks(8 * 16).zip(branch.chunks(8 * 16)) {
+                    let nothing = [<$precision>::ZERO; 16];
+                    let (mut one, mut other) = (nothing, nothing);
+                    let (bases, branches) = (base.as_chunks::<16>(), branch.as_chunks::<16>());
+                    for (base, branch) in bases.0.iter().zip(branches.0) {
                         for lane in 0..16 {
                             let ($base, $branch) = (base[lane], branch[lane]);
-                            let (one, other) = $terms;
-                            first[lane] += one;
-                            second[lane] += other;
+                            let terms = $terms;
+                            one[lane] = one[lane] + terms.0;
+                            other[lane] = other[lane] + terms.1;
                         }
-                    } else {
-                        for lane in 0..base.len() {
-                            let ($base, $branch) = (base[lane], branch[lane]);
-                            let (one, other) = $terms;
-                            first[lane] += one;
-                            second[lane] += other;
-                        }
+                    }
+                    for (lane, (&$base, &$branch)) in bases.1.iter().zip(branches.1).enumerate() {
+                        let terms = $terms;
+                        one[lane] = one[lane] + terms.0;
+                        other[lane] = other[lane] + terms.1;
+                    }
+                    for lane in 0..16 {
+                        first[lane] += one[lane].to_f64();
+                        second[lane] += other[lane].to_f64();
                     }
                 }
             }
@@ -302,24 +318,24 @@ macro_rules! two_sums {
 
 two_sums! {
     /// Σ w and Σ w·(branch − base), w = e^(base − highest).
-    fn moments(highest) |base, branch| {
+    fn moments(highest) -> R |base, branch| {
         let weight = (base - highest).exp();
-        (weight.to_f64(), (weight * (branch - base)).to_f64())
+        (weight, weight * (branch - base))
     }
 }
 
 two_sums! {
     /// Σ w·(e^d − 1) and Σ w·φ(d), for |d| below [`NEAR`].
-    fn near_terms(highest, mean) |base, branch| {
+    fn near_terms(highest, mean) -> R |base, branch| {
         let weight = (base - highest).exp();
         let (grown, curved) = (branch - base - mean).small_exp_terms();
-        ((weight * grown).to_f64(), (weight * curved).to_f64())
+        (weight * grown, weight * curved)
     }
 }
 
 two_sums! {
     /// The same for any d up to [`FAR`].
-    fn wide_terms(highest, mean) |base, branch| {
+    fn wide_terms(highest, mean) -> f64 |base, branch| {
         let weight = (base - highest).exp().to_f64();
         let d = branch - base - mean;
         let (grown, curved) = if d.abs().to_f64() < NEAR {

@@ -43,6 +43,7 @@ static LINEAR: Spec = Spec {
     formula: "d = r·m·(x − b), m drawn with probability density, r by rescale; y = b + λ·Σ w·d, divided by Σ w under normalize",
     space: Space::Delta,
     grain: Grain::Element,
+    ranks: 0,
     base: Base::Required,
     fewest: 1,
     most: None,
@@ -62,6 +63,7 @@ static TIES: Spec = Spec {
               y = b + λ·Σ w·d over sign(w·d) = s, divided by their Σ w under normalize",
     space: Space::Delta,
     grain: Grain::Element,
+    ranks: 0,
     base: Base::Required,
     fewest: 1,
     most: None,
@@ -141,10 +143,11 @@ fn keep_norms<R: Number>(tensor: &Tensor<'_, R>, thinned: &mut [Thinning]) -> Re
         return Ok(());
     }
     let sums = statistics::sums(tensor, 2 * count, |sums, block| {
-        let mut numbers = Vec::new();
+        let mut numbers = vec![0; block.length];
+        let (whole, kept) = sums.split_at_mut(count);
         for (i, one) in thinned.iter().enumerate() {
-            statistics::add_magnitudes(&mut sums[i], block.branch(i));
-            statistics::add_magnitudes(&mut sums[count + i], &one.thin(block, i, &mut numbers));
+            one.stream.uniform(block.start, &mut numbers);
+            add_magnitudes(&mut whole[i], &mut kept[i], &numbers, one.below(), block.branch(i));
         }
     })?;
     for (i, one) in thinned.iter_mut().enumerate() {
@@ -163,15 +166,14 @@ impl Thinning {
         if self.density < 1.0 {
             numbers.resize(delta.len(), 0);
             self.stream.uniform(block.start, numbers);
-            // Kept with a probability of density, to within 2⁻³².
-            thin(
-                numbers,
-                (self.density * 2f64.powi(32)) as u32,
-                R::from_f64(self.factor),
-                &mut delta,
-            );
+            thin(numbers, self.below(), R::from_f64(self.factor), &mut delta);
         }
         delta
+    }
+
+    /// An element is kept if its number is below this: with a probability of the density, to within 2⁻³².
+    fn below(&self) -> u32 {
+        (self.density * 2f64.powi(32)) as u32
     }
 }
 
@@ -180,6 +182,32 @@ vectorised! {
         for (value, &number) in delta.iter_mut().zip(numbers) {
             let grown = *value * factor;
             *value = if number < below { grown } else { R::ZERO };
+        }
+    }
+}
+
+vectorised! {
+    /// Adds the magnitudes of a delta to `whole`, and those of what is kept to `kept`.
+    fn add_magnitudes<R: Number>(
+        whole: &mut statistics::Sum,
+        kept: &mut statistics::Sum,
+        numbers: &[u32],
+        below: u32,
+        delta: &[R],
+    ) {
+        let mut see = |lane: usize, number: u32, value: R| {
+            let magnitude = value.abs().to_f64();
+            whole[lane] += magnitude;
+            kept[lane] += if number < below { magnitude } else { 0.0 };
+        };
+        let (numbers, values) = (numbers.as_chunks::<16>(), delta.as_chunks::<16>());
+        for (numbers, values) in numbers.0.iter().zip(values.0) {
+            for lane in 0..16 {
+                see(lane, numbers[lane], values[lane]);
+            }
+        }
+        for (lane, (&number, &value)) in numbers.1.iter().zip(values.1).enumerate() {
+            see(lane, number, value);
         }
     }
 }

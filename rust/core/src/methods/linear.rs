@@ -1,6 +1,7 @@
 //! `linear`: the weighted mean of models.
 
 use super::parameters::{WEIGHT, normalize};
+use crate::fit::group::{LANES, group, put};
 use crate::fit::prelude::*;
 
 /// See the module.
@@ -14,6 +15,7 @@ static SPEC: Spec = Spec {
     formula: "y = Σ w·x, divided by Σ w under normalize",
     space: Space::Weights,
     grain: Grain::Element,
+    ranks: 0,
     base: Base::None,
     fewest: 1,
     most: None,
@@ -55,28 +57,23 @@ impl Method for Linear {
 vectorised! {
     /// x₀ + Σ w·(x − x₀) for weights that sum to 1: models that agree give exactly what they agree on.
     fn mean<R: Number>(weights: &[f64], operands: &[&[R]], out: &mut [R]) {
-        let first = operands[0];
-        for (group, out) in out.chunks_mut(16).enumerate() {
-            let range = group * 16..group * 16 + out.len();
-            let start = &first[range.clone()];
-            let mut sum = [0.0f64; 16];
-            for (&weight, operand) in weights.iter().zip(operands).skip(1) {
-                let operand = &operand[range.clone()];
-                if let (Ok(operand), Ok(start)) = (<&[R; 16]>::try_from(operand), <&[R; 16]>::try_from(start)) {
-                    for lane in 0..16 {
-                        sum[lane] += weight * (operand[lane].to_f64() - start[lane].to_f64());
-                    }
-                } else {
-                    for lane in 0..operand.len() {
-                        sum[lane] += weight * (operand[lane].to_f64() - start[lane].to_f64());
-                    }
+        let (weights, first, others) = (&weights[1..], operands[0], &operands[1..]);
+        for (number, out) in out.chunks_mut(LANES).enumerate() {
+            let start = group(first, number * LANES);
+            let mut sum = [0.0f64; LANES];
+            for (&weight, operand) in weights.iter().zip(others) {
+                let operand = group(operand, number * LANES);
+                for lane in 0..LANES {
+                    sum[lane] += weight * (operand[lane].to_f64() - start[lane].to_f64());
                 }
             }
-            for (lane, out) in out.iter_mut().enumerate() {
+            let mut mean = [R::ZERO; LANES];
+            for lane in 0..LANES {
                 let value = R::from_f64(start[lane].to_f64() + sum[lane]);
                 // Adding +0 to −0 would lose its sign.
-                *out = if sum[lane] == 0.0 { start[lane] } else { value };
+                mean[lane] = if sum[lane] == 0.0 { start[lane] } else { value };
             }
+            put(&mean, out);
         }
     }
 }

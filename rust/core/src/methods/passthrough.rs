@@ -14,6 +14,7 @@ static SPEC: Spec = Spec {
     formula: "y = scale·x",
     space: Space::Weights,
     grain: Grain::Element,
+    ranks: 0,
     base: Base::None,
     fewest: 1,
     most: Some(1),

@@ -20,6 +20,7 @@ static SPEC: Spec = Spec {
               where |c| > 0.9995 it is b + t·(x − b)",
     space: Space::Weights,
     grain: Grain::Tensor,
+    ranks: 0,
     base: Base::First,
     fewest: 1,
     most: Some(1),

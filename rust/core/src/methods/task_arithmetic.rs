@@ -14,6 +14,7 @@ static SPEC: Spec = Spec {
     formula: "y = b + λ·Σ w·(x − b), divided by Σ w under normalize",
     space: Space::Delta,
     grain: Grain::Element,
+    ranks: 0,
     base: Base::Required,
     fewest: 1,
     most: None,

@@ -15,6 +15,7 @@ static SPEC: Spec = Spec {
               y = b + λ·Σ w·d over sign(w·d) = s, divided by their Σ w under normalize",
     space: Space::Delta,
     grain: Grain::Tensor,
+    ranks: 1,
     base: Base::Required,
     fewest: 1,
     most: None,
@@ -26,15 +27,9 @@ static SPEC: Spec = Spec {
         "a density outside 0..1, or weights that sum to 0 under normalize, are errors",
     ],
     check: combine::check_weights,
-    // Two digits of the magnitude, two of the order among equals, and the kernel; small tensors keep their keys.
-    passes: |parameters, elements| match parameters
-        .numbers("density")
-        .iter()
-        .any(|&d| d > 0.0 && d < 1.0)
-    {
-        false => 1,
-        true if elements <= 1 << 18 => 3,
-        true => 5,
+    // One sweep for the magnitude at the cut, one for the order among equals, and the kernel.
+    passes: |parameters, _| {
+        if parameters.numbers("density").iter().any(|&d| d > 0.0 && d < 1.0) { 3 } else { 1 }
     },
 };
 
@@ -46,16 +41,14 @@ impl Method for Ties {
     fn fit<R: Number>(&self, tensor: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>> {
         combine::check_weights(parameters)?;
         let combine = Combine::new(parameters, true);
-        let largest = statistics::largest(tensor, &parameters.numbers("density"))?;
+        let largest = largest::largest(tensor, &parameters.numbers("density"))?;
         let streams = tensor.streams.clone();
         Ok(Fit::new(move |block, out| {
-            let trimmed = |i: usize| {
-                let mut delta = block.branch(i).to_vec();
-                largest[i].keep(streams[i], block.start, &mut delta);
-                delta
-            };
-            let trimmed: Vec<Vec<R>> = (0..largest.len()).map(trimmed).collect();
-            let deltas: Vec<&[R]> = trimmed.iter().map(Vec::as_slice).collect();
+            let mut trimmed = vec![R::ZERO; largest.len() * block.length];
+            for (i, kept) in trimmed.chunks_mut(block.length).enumerate() {
+                largest[i].keep(streams[i], block.start, block.branch(i), kept);
+            }
+            let deltas: Vec<&[R]> = trimmed.chunks(block.length).collect();
             combine.apply(&deltas, out);
         }))
     }

@@ -1,10 +1,11 @@
 //! The private memory of a merge: known from threads, operands and the widest grain, never from the model's size.
 
 use crate::error::{Error, Kind};
-use crate::fit::method::{Grain, Type};
+use crate::fit::method::Grain;
+use crate::fit::select;
 use crate::fit::tensor::{BLOCK, CHUNK, ROW_BLOCK};
 use crate::plan::expression::Expression;
-use crate::plan::plan::{Job, Work};
+use crate::plan::plan::{Job, Work, shared};
 use crate::read::checkpoint::Checkpoint;
 use crate::read::source::Io;
 
@@ -14,8 +15,6 @@ const ENGINE: u64 = 8 << 20;
 const A_TENSOR: u64 = 4096;
 /// A worker's stack and small change.
 const A_WORKER: u64 = 1 << 20;
-/// A table of counts by digit.
-const TABLE: u64 = 8 << 16;
 
 /// How many workers may run within `bound`, and what they take.
 pub(super) fn fit(
@@ -48,57 +47,55 @@ pub(super) fn free() -> u64 {
 
 fn private(jobs: &[Job], checkpoints: &[Checkpoint], io: Io, threads: u64) -> u64 {
     let tensors: u64 = checkpoints.iter().map(|checkpoint| checkpoint.tensors.len() as u64).sum();
-    let widest = jobs.iter().map(|job| of_job(job, checkpoints, io, threads)).max().unwrap_or(0);
+    let all = jobs.iter().map(Job::elements).sum();
+    let of_job = |job: &Job| {
+        // Workers that share a tensor share what it is counted in.
+        let alone = !shared(job.elements(), all, threads as usize);
+        let counted = counted(job, if alone { 1 } else { threads });
+        threads * worker(job, checkpoints, io) + if alone { threads } else { 1 } * counted
+    };
+    let widest = jobs.iter().map(of_job).max().unwrap_or(0);
     ENGINE + (tensors + jobs.len() as u64) * A_TENSOR + widest
 }
 
-fn of_job(job: &Job, checkpoints: &[Checkpoint], io: Io, threads: u64) -> u64 {
-    let elements: u64 = job.shape.iter().product();
-    let Work::Merge { expression, double } = &job.what else {
-        return threads * (A_WORKER + (2 << 20));
-    };
+/// What a worker reads into and computes in.
+fn worker(job: &Job, checkpoints: &[Checkpoint], io: Io) -> u64 {
+    let elements = job.elements();
+    let Work::Merge { expression, double } = &job.what else { return A_WORKER + (2 << 20) };
     let chunk = CHUNK.min(elements);
-    let width = if *double { 8 } else { 4 };
     let rows = grain(expression) == Grain::Row;
-    let row = if rows { job.shape.last().copied().unwrap_or(1) } else { 0 };
+    let row = if rows { job.row() } else { 0 };
     let block = if rows { ROW_BLOCK as u64 } else { BLOCK as u64 };
     let mut buffers = 0;
     expression.leaves(elements, &mut |at, _| {
         let size = checkpoints[at.input].tensors[&at.tensor].dtype.bits() / 8;
         buffers += if io == Io::Read { chunk.max(row) * size } else { 0 };
     });
-    let worker = A_WORKER
-        + (expression.operands() + 3) * block * width
-        + chunk * job.dtype.bits() / 8
-        + buffers
-        + tables(expression, elements, width);
-    // Factors of rows, in double precision while they are found.
-    let factors = if rows && row > 1 { elements / row * 3 * 8 } else { 0 };
-    threads * worker + factors + tables(expression, elements, width)
+    let values = (2 * expression.operands() + 3) * block * width(*double);
+    A_WORKER + values + chunk * job.dtype.bits() / 8 + buffers
 }
 
-/// What counting takes: tables of digits, or the keys of a small tensor.
-fn tables(expression: &Expression, elements: u64, width: u64) -> u64 {
+/// What a tensor is counted in while it is fitted, by so many workers.
+fn counted(job: &Job, workers: u64) -> u64 {
+    let Work::Merge { expression, double } = &job.what else { return 0 };
+    let elements = job.elements();
+    // Factors of rows, in double precision while they are found.
+    let rows = grain(expression) == Grain::Row && job.row() > 1;
+    let factors = if rows { elements / job.row() * 3 * 8 } else { 0 };
+    factors + searches(expression, elements, width(*double), workers)
+}
+
+/// What searching for order statistics takes, in this merge and those inside it.
+fn searches(expression: &Expression, elements: u64, key: u64, workers: u64) -> u64 {
     let Expression::Merge(merge) = expression else { return 0 };
-    let lanes = match merge.method.spec().grain {
-        Grain::Element => 0,
-        Grain::Row => 3,
-        Grain::Tensor => merge.branches.len() as u64,
-    };
-    let searches = merge
-        .method
-        .spec()
-        .parameters
-        .iter()
-        .any(|parameter| !matches!(parameter.kind, Type::Flag));
-    let own = if !searches {
-        0
-    } else if elements <= CHUNK {
-        lanes * elements * 2 * width.max(8)
-    } else {
-        lanes * TABLE
-    };
-    own + merge.operands.iter().map(|operand| tables(operand, elements, width)).sum::<u64>()
+    let (lanes, ranks) = (merge.branches.len() as u64, merge.method.spec().ranks);
+    let own = if ranks > 0 { select::memory(elements, lanes, ranks, key, workers) } else { 0 };
+    let inner = merge.operands.iter().map(|inner| searches(inner, elements, key, workers));
+    own.max(inner.max().unwrap_or(0))
+}
+
+fn width(double: bool) -> u64 {
+    if double { 8 } else { 4 }
 }
 
 /// The widest grain of a merge and those inside it.

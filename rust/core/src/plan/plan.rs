@@ -11,6 +11,9 @@ use crate::read::checkpoint::Checkpoint;
 use crate::read::dtype::Dtype;
 use crate::read::source::Io;
 
+/// Elements up to which a tensor goes to one worker in any case.
+pub const SMALL: u64 = 1 << 20;
+
 /// One output tensor.
 #[derive(Debug)]
 pub struct Job {
@@ -25,6 +28,18 @@ pub struct Job {
 }
 
 impl Job {
+    /// How many elements it has; a plan has checked the product.
+    #[must_use]
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+
+    /// How many elements its rows have, the last dimension.
+    #[must_use]
+    pub fn row(&self) -> u64 {
+        self.shape.last().copied().unwrap_or(1).max(1)
+    }
+
     /// The stored tensors that are read for it, and how often each.
     #[must_use]
     pub fn reads(&self) -> Vec<(StoredAt, u64)> {
@@ -38,12 +53,19 @@ impl Job {
                 found.extend(inputs.iter().map(|input| (at(input), 1)));
             }
             Work::Merge { expression, .. } => {
-                let elements = self.shape.iter().product();
-                expression.leaves(elements, &mut |at, times| found.push((at.clone(), times)));
+                expression
+                    .leaves(self.elements(), &mut |at, times| found.push((at.clone(), times)));
             }
         }
         found
     }
+}
+
+/// Whether all workers share one tensor, because it is so large a part of the work that the others would wait for the
+/// one that has it: more than an eighth of what falls to each.
+#[must_use]
+pub fn shared(elements: u64, all: u64, threads: usize) -> bool {
+    elements > SMALL && elements > all / (8 * threads as u64)
 }
 
 /// Where the elements of an output tensor come from.

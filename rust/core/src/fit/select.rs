@@ -1,0 +1,392 @@
+//! Exact order statistics: a sample says where to look, one sweep counts, and the counts decide.
+//!
+//! For every wanted rank a sample of the tensor gives two keys between which the sought one most likely lies. One sweep
+//! counts the keys below and at them and keeps the few between. Where the sought key lies elsewhere after all, or too
+//! many lie between, it is found digit by digit: a sweep counts how many keys have each first digit, the next looks at
+//! the second digit of those that share the right first one. Of a tensor of one chunk all keys are kept.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::Result;
+use crate::fit::group::each_where;
+use crate::fit::number::{Key, Number};
+use crate::fit::tensor::{Block, CHUNK, RUN, Tensor, sampled};
+use crate::vectorised;
+
+/// Bits of a digit.
+const DIGIT: u32 = 16;
+/// How far around the expected rank a sample looks, in standard deviations of independent draws. Neighbours in a sample
+/// are alike where rows are: √8 of the factor allows for that, and what is left misses once in ten thousand tensors.
+const SPREAD: f64 = 8.0;
+
+/// Where a rank fell: the key there, and how many others there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut<K> {
+    /// The key of that rank.
+    pub key: K,
+    /// How many keys are smaller.
+    pub below: u64,
+    /// How many keys are the same, this one counted.
+    pub equal: u64,
+}
+
+/// Two keys between which, or at which, a sought key is expected.
+#[derive(Clone, Copy, Debug)]
+pub struct Look<K> {
+    low: K,
+    high: K,
+}
+
+impl Look<u32> {
+    /// Where the key of a rank is to be expected among so many keys that are spread evenly.
+    #[must_use]
+    pub fn among_even(rank: u64, all: u64) -> Self {
+        let (share, all) = (rank as f64 / all as f64, all as f64);
+        let spread = SPREAD * (share * (1.0 - share) / all).sqrt() + RUN as f64 / all;
+        let key = |share: f64| (share.clamp(0.0, 1.0) * 2f64.powi(32)) as u32;
+        Self { low: key(share - spread), high: key(share + spread) }
+    }
+}
+
+/// The keys at some ranks, counted from 0, of each of `lanes` independent sequences of keys.
+///
+/// `push` appends the keys of a block in a lane; `ranks` says which ranks, always equally many, are wanted of a lane
+/// with so many keys. A rank beyond the last key gives the last key; a lane without keys gives no cuts.
+pub fn select<R: Number, K: Key>(
+    tensor: &Tensor<'_, R>,
+    lanes: usize,
+    push: impl Fn(&Block<'_, R>, usize, &mut Vec<K>) + Sync,
+    ranks: impl Fn(usize, u64) -> Vec<u64>,
+) -> Result<Vec<Vec<Cut<K>>>> {
+    let looks = if tensor.elements > CHUNK { looks(tensor, lanes, &push, &ranks)? } else { vec![] };
+    select_near(tensor, lanes, &looks, push, ranks)
+}
+
+/// [`select`], with one look for each wanted rank of each lane; there need be none where the tensor is one chunk.
+pub fn select_near<R: Number, K: Key>(
+    tensor: &Tensor<'_, R>,
+    lanes: usize,
+    looks: &[Vec<Look<K>>],
+    push: impl Fn(&Block<'_, R>, usize, &mut Vec<K>) + Sync,
+    ranks: impl Fn(usize, u64) -> Vec<u64>,
+) -> Result<Vec<Vec<Cut<K>>>> {
+    if tensor.elements <= CHUNK {
+        let mut found = vec![Vec::new(); lanes];
+        for part in tensor.gather(|| vec![Vec::new(); lanes], each_lane(&push))? {
+            found.iter_mut().zip(part).for_each(|(all, mut some)| all.append(&mut some));
+        }
+        let cuts = found.into_iter().enumerate().map(|(lane, mut keys)| {
+            let wanted = ranks(lane, keys.len() as u64);
+            wanted.iter().filter_map(|&rank| nth(&mut keys, rank)).collect()
+        });
+        return Ok(cuts.collect());
+    }
+    if let Some(mut seen) = look(tensor, looks, &push)? {
+        let cuts = |(lane, seen): (usize, &mut Seen<K>)| {
+            let all = seen.all;
+            let wanted = ranks(lane, all).into_iter().filter(|_| all > 0);
+            let cut = |(rank, found): (u64, &mut Found<K>)| found.cut(rank.min(all - 1));
+            wanted.zip(&mut seen.looks).map(cut).collect::<Option<Vec<_>>>()
+        };
+        if let Some(cuts) = seen.iter_mut().enumerate().map(cuts).collect() {
+            return Ok(cuts);
+        }
+    }
+    by_digits(tensor, lanes, push, ranks)
+}
+
+/// What [`select`] takes of memory beside its tensor, in bytes: for so many elements, lanes with so many ranks, and
+/// bytes in a key.
+#[must_use]
+pub fn memory(elements: u64, lanes: u64, ranks: u64, key: u64, threads: u64) -> u64 {
+    if elements <= CHUNK {
+        return 2 * lanes * elements * key;
+    }
+    let sample = 2 * lanes * sampled(elements) * key;
+    let digits = threads * lanes * ranks * (8 << DIGIT);
+    sample + 2 * room(elements, lanes * ranks) * key + digits
+}
+
+/// How many keys a sweep keeps at most: twice what it expects.
+fn room(elements: u64, looks: u64) -> u64 {
+    let sample = sampled(elements) as f64;
+    let share = 2.0 * (SPREAD * 0.5 * sample.sqrt() + RUN as f64) / sample;
+    (2.0 * share * elements as f64) as u64 * looks + CHUNK
+}
+
+fn each_lane<R: Number, K: Key>(
+    push: &(impl Fn(&Block<'_, R>, usize, &mut Vec<K>) + Sync),
+) -> impl Fn(&mut Vec<Vec<K>>, &Block<'_, R>) + Sync {
+    |found, block| {
+        found.iter_mut().enumerate().for_each(|(lane, keys)| push(block, lane, keys));
+    }
+}
+
+/// Where to look for each wanted rank of each lane, by a sample.
+fn looks<R: Number, K: Key>(
+    tensor: &Tensor<'_, R>,
+    lanes: usize,
+    push: &(impl Fn(&Block<'_, R>, usize, &mut Vec<K>) + Sync),
+    ranks: &impl Fn(usize, u64) -> Vec<u64>,
+) -> Result<Vec<Vec<Look<K>>>> {
+    let (mut drawn, mut samples) = (0, vec![Vec::new(); lanes]);
+    let each = each_lane(push);
+    let start = || (0, vec![Vec::new(); lanes]);
+    let step = |(drawn, keys): &mut (u64, Vec<Vec<K>>), block: &Block<'_, R>| {
+        *drawn += block.length as u64;
+        each(keys, block);
+    };
+    for (some, keys) in tensor.sample(start, step)? {
+        drawn += some;
+        samples.iter_mut().zip(keys).for_each(|(all, mut some)| all.append(&mut some));
+    }
+    let of_lane = |(lane, mut keys): (usize, Vec<K>)| {
+        let count = keys.len() as f64;
+        let all = (u128::from(tensor.elements) * keys.len() as u128 / u128::from(drawn)) as u64;
+        let at = |keys: &mut [K], place: f64| match keys.len() {
+            _ if place < 0.0 => K::from_wide(0),
+            length if place >= length as f64 => K::from_wide(u64::MAX),
+            _ => *keys.select_nth_unstable(place as usize).1,
+        };
+        let look = |rank: u64| {
+            let share = if all == 0 { 0.5 } else { rank as f64 / all as f64 };
+            let spread = SPREAD * (count * share * (1.0 - share)).sqrt() + RUN as f64;
+            let low = at(&mut keys, count * share - spread);
+            Look { low, high: at(&mut keys, count * share + spread) }
+        };
+        ranks(lane, all).into_iter().map(look).collect()
+    };
+    Ok(samples.into_iter().enumerate().map(of_lane).collect())
+}
+
+/// What a sweep saw of a lane.
+#[derive(Clone, Debug)]
+struct Seen<K> {
+    all: u64,
+    looks: Vec<Found<K>>,
+}
+
+impl<K: Key> Seen<K> {
+    fn join(&mut self, other: Self) {
+        self.all += other.all;
+        self.looks.iter_mut().zip(other.looks).for_each(|(found, other)| found.join(other));
+    }
+}
+
+/// What it saw around one look.
+#[derive(Clone, Debug)]
+struct Found<K> {
+    look: Look<K>,
+    below: u64,
+    at_low: u64,
+    at_high: u64,
+    between: Vec<K>,
+}
+
+impl<K: Key> Found<K> {
+    /// The key of that rank, if it is at the look or between.
+    fn cut(&mut self, rank: u64) -> Option<Cut<K>> {
+        let rank = rank.checked_sub(self.below)?;
+        let Some(rank) = rank.checked_sub(self.at_low) else {
+            return Some(Cut { key: self.look.low, below: self.below, equal: self.at_low });
+        };
+        let below = self.below + self.at_low;
+        let Some(rank) = rank.checked_sub(self.between.len() as u64) else {
+            let cut = nth(&mut self.between, rank)?;
+            return Some(Cut { below: cut.below + below, ..cut });
+        };
+        let below = below + self.between.len() as u64;
+        let cut = Cut { key: self.look.high, below, equal: self.at_high };
+        (rank < self.at_high).then_some(cut)
+    }
+
+    fn add(&mut self, keys: &[K]) {
+        let [below, at_low, at_high] = tally(self.look, keys, &mut self.between);
+        self.below += below;
+        self.at_low += at_low;
+        self.at_high += at_high;
+    }
+
+    fn join(&mut self, mut other: Self) {
+        self.below += other.below;
+        self.at_low += other.at_low;
+        self.at_high += other.at_high;
+        self.between.append(&mut other.between);
+    }
+}
+
+/// One sweep for all looks; nothing where too many keys lie between.
+fn look<R: Number, K: Key>(
+    tensor: &Tensor<'_, R>,
+    looks: &[Vec<Look<K>>],
+    push: &(impl Fn(&Block<'_, R>, usize, &mut Vec<K>) + Sync),
+) -> Result<Option<Vec<Seen<K>>>> {
+    let room = room(tensor.elements, looks.iter().map(Vec::len).sum::<usize>() as u64);
+    let kept = AtomicU64::new(0);
+    let found = |&look: &Look<K>| Found { look, below: 0, at_low: 0, at_high: 0, between: vec![] };
+    let lane = |looks: &Vec<Look<K>>| Seen { all: 0, looks: looks.iter().map(found).collect() };
+    let start = || (looks.iter().map(lane).collect::<Vec<_>>(), Vec::<K>::new());
+    let step = |(lanes, keys): &mut (Vec<Seen<K>>, Vec<K>), block: &Block<'_, R>| {
+        for (lane, seen) in lanes.iter_mut().enumerate() {
+            keys.clear();
+            push(block, lane, keys);
+            seen.all += keys.len() as u64;
+            for found in &mut seen.looks {
+                if kept.load(Ordering::Relaxed) > room {
+                    return;
+                }
+                let before = found.between.len();
+                found.add(keys);
+                kept.fetch_add((found.between.len() - before) as u64, Ordering::Relaxed);
+            }
+        }
+    };
+    let mut parts = tensor.gather(start, step)?.into_iter().map(|(lanes, _)| lanes);
+    let mut whole = parts.next().unwrap_or_else(|| start().0);
+    for part in parts {
+        whole.iter_mut().zip(part).for_each(|(seen, other)| seen.join(other));
+    }
+    Ok((kept.into_inner() <= room).then_some(whole))
+}
+
+vectorised! {
+    /// How many keys are below the look, at its lower and at its higher end; those between are appended.
+    fn tally<K: Key>(look: Look<K>, keys: &[K], between: &mut Vec<K>) -> [u64; 3] {
+        let Look { low, high } = look;
+        let (mut below, mut at_low, mut at_high) = (K::default(), K::default(), K::default());
+        for &key in keys {
+            below = below.plus(key < low);
+            at_low = at_low.plus(key == low);
+            at_high = at_high.plus(key == high);
+        }
+        each_where(keys, |key| (key > low) & (key < high), |_, key| between.push(key));
+        let at_high = if low == high { 0 } else { at_high.wide() };
+        [below.wide(), at_low.wide(), at_high]
+    }
+}
+
+/// The same, digit by digit: for keys that lie where nobody looked.
+fn by_digits<R: Number, K: Key>(
+    tensor: &Tensor<'_, R>,
+    lanes: usize,
+    push: impl Fn(&Block<'_, R>, usize, &mut Vec<K>) + Sync,
+    ranks: impl Fn(usize, u64) -> Vec<u64>,
+) -> Result<Vec<Vec<Cut<K>>>> {
+    let mut searches: Vec<Search> = vec![Search::default(); lanes];
+    let mut shift = K::BITS;
+    while shift > 0 {
+        shift -= DIGIT;
+        let first = shift + DIGIT == K::BITS;
+        let counts = count(tensor, &searches, shift, first, &push)?;
+        for (lane, (search, counts)) in searches.iter_mut().zip(&counts).enumerate() {
+            if first {
+                let all = counts.iter().sum::<u64>();
+                search.start(&ranks(lane, all), all);
+            }
+            search.descend(counts);
+        }
+    }
+    Ok(searches.iter().map(|search| search.targets.iter().map(Target::cut).collect()).collect())
+}
+
+/// What is known of the key at one rank.
+#[derive(Clone, Debug)]
+struct Target {
+    rank: u64,
+    prefix: u64,
+    below: u64,
+    equal: u64,
+}
+
+impl Target {
+    fn cut<K: Key>(&self) -> Cut<K> {
+        Cut { key: K::from_wide(self.prefix), below: self.below, equal: self.equal }
+    }
+}
+
+/// The targets of a lane, and the distinct prefixes among them.
+#[derive(Clone, Debug, Default)]
+struct Search {
+    targets: Vec<Target>,
+    prefixes: Vec<u64>,
+}
+
+impl Search {
+    fn start(&mut self, ranks: &[u64], all: u64) {
+        if all > 0 {
+            let target =
+                |&rank: &u64| Target { rank: rank.min(all - 1), prefix: 0, below: 0, equal: all };
+            self.targets = ranks.iter().map(target).collect();
+        }
+        self.prefixes = vec![0];
+    }
+
+    /// Takes the next digit of every target from the counts, one table a prefix.
+    fn descend(&mut self, counts: &[u64]) {
+        for target in &mut self.targets {
+            let table =
+                self.prefixes.iter().position(|&prefix| prefix == target.prefix).unwrap_or(0);
+            let table = &counts[table << DIGIT..(table + 1) << DIGIT];
+            for (digit, &count) in table.iter().enumerate() {
+                if target.rank < target.below + count {
+                    target.prefix = target.prefix << DIGIT | digit as u64;
+                    target.equal = count;
+                    break;
+                }
+                target.below += count;
+            }
+        }
+        self.prefixes = self.targets.iter().map(|target| target.prefix).collect();
+        self.prefixes.dedup();
+    }
+}
+
+/// How many keys of each lane have each digit at `shift`: a table for each prefix of the lane's search.
+fn count<R: Number, K: Key>(
+    tensor: &Tensor<'_, R>,
+    searches: &[Search],
+    shift: u32,
+    first: bool,
+    push: &(impl Fn(&Block<'_, R>, usize, &mut Vec<K>) + Sync),
+) -> Result<Vec<Vec<u64>>> {
+    let tables = |search: &Search| if first { 1 } else { search.prefixes.len() };
+    let start = || {
+        let counts =
+            searches.iter().map(|search| vec![0u64; tables(search) << DIGIT]).collect::<Vec<_>>();
+        (counts, Vec::<K>::new())
+    };
+    let step = |(counts, keys): &mut (Vec<Vec<u64>>, Vec<K>), block: &Block<'_, R>| {
+        for (lane, counts) in counts.iter_mut().enumerate() {
+            keys.clear();
+            push(block, lane, keys);
+            if first {
+                keys.iter().for_each(|key| counts[(key.wide() >> shift) as usize] += 1);
+                continue;
+            }
+            for key in keys.iter() {
+                let digits = key.wide() >> shift;
+                for (table, &prefix) in searches[lane].prefixes.iter().enumerate() {
+                    if digits >> DIGIT == prefix {
+                        counts[table << DIGIT | (digits & 0xffff) as usize] += 1;
+                    }
+                }
+            }
+        }
+    };
+    let mut parts = tensor.gather(start, step)?.into_iter().map(|(counts, _)| counts);
+    let mut sum = parts.next().unwrap_or_else(|| start().0);
+    for part in parts {
+        for (sum, part) in sum.iter_mut().zip(part) {
+            sum.iter_mut().zip(part).for_each(|(sum, count)| *sum += count);
+        }
+    }
+    Ok(sum)
+}
+
+fn nth<K: Key>(keys: &mut [K], rank: u64) -> Option<Cut<K>> {
+    let rank = rank.min((keys.len() as u64).checked_sub(1)?) as usize;
+    let key = *keys.select_nth_unstable(rank).1;
+    let below = keys[..rank].iter().filter(|&&other| other < key).count() as u64;
+    let equal = keys.iter().filter(|&&other| other == key).count() as u64;
+    Some(Cut { key, below, equal })
+}
