@@ -4,7 +4,6 @@ use crate::error::{Error, Result};
 use crate::fit::group::{LANES, group, put};
 use crate::fit::method::Parameters;
 use crate::fit::number::Number;
-use crate::vectorised;
 
 /// Weights whose sum is below this share of their magnitudes sum to nothing.
 const NOTHING: f64 = 1e-8;
@@ -119,4 +118,27 @@ vectorised! {
             put(&scaled, out);
         }
     }
+}
+
+/// λ · Σ w·d over those that count, divided by their Σ w if asked: the definition, for the oracles of the methods. Twice,
+/// because a majority that is lost in rounding may have either sign.
+#[cfg(test)]
+#[must_use]
+pub fn naive(parameters: &Parameters, deltas: &[Vec<f64>], consensus: bool) -> Vec<Vec<f64>> {
+    let weights = parameters.numbers("weight");
+    let sum = |e: usize, lost: f64| {
+        let term = |(weight, delta): (&f64, &Vec<f64>)| (*weight, weight * delta[e]);
+        let terms: Vec<(f64, f64)> = weights.iter().zip(deltas).map(term).collect();
+        let total: f64 = terms.iter().map(|(_, term)| term).sum();
+        let size: f64 = terms.iter().map(|(_, term)| term.abs()).sum();
+        let sign = if total.abs() <= 1e-6 * size { lost } else { total };
+        let agrees = |(_, term): &&(f64, f64)| !consensus || term * sign > 0.0;
+        let add =
+            |(share, sum): (f64, f64), (weight, term): &(f64, f64)| (share + weight, sum + term);
+        let (share, sum) = terms.iter().filter(agrees).fold((0.0, 0.0), add);
+        let divides = parameters.flag("normalize") && share != 0.0;
+        parameters.number("lambda") * if divides { sum / share } else { sum }
+    };
+    let elements = 0..deltas[0].len();
+    [1.0, -1.0].map(|lost| elements.clone().map(|e| sum(e, lost)).collect()).into()
 }

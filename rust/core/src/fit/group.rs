@@ -1,4 +1,4 @@
-//! Elements in groups, as the vector units take them. What is here is for loops inside [`crate::vectorised`].
+//! Elements in groups, as the vector units take them. What is here is for loops inside `vectorised!`.
 
 /// Elements that are handled side by side.
 pub const LANES: usize = 16;

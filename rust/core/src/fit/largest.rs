@@ -5,7 +5,6 @@ use crate::fit::number::Number;
 use crate::fit::random::Stream;
 use crate::fit::select::{Look, select, select_near};
 use crate::fit::tensor::{Block, Tensor};
-use crate::vectorised;
 
 /// Which elements of a branch are its largest by magnitude.
 #[derive(Clone, Copy, Debug)]

@@ -28,14 +28,4 @@ pub mod prelude {
     pub use crate::fit::tensor::{Block, Row, Tensor};
     pub use crate::fit::{largest, select, statistics};
     pub use crate::read::dtype::Real;
-    pub use crate::vectorised;
-}
-
-/// What the vector functions are compiled for, besides the baseline.
-#[macro_export]
-macro_rules! vectorised {
-    ($($item:tt)*) => {
-        #[multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-        $($item)*
-    };
 }

@@ -5,7 +5,6 @@ use crate::fit::method::{Figures, Kernel, Space};
 use crate::fit::number::Number;
 use crate::fit::tensor::{Block, Raw, Scratch, Tensor};
 use crate::read::dtype::{self, Dtype};
-use crate::vectorised;
 
 /// A fitted method and what it works on.
 pub struct Node<'a, R> {

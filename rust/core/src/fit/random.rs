@@ -4,8 +4,6 @@
 //! The generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011, doi
 //! 10.1145/2063384.2063405). One call gives four numbers, for four neighbouring elements.
 
-use multiversion::multiversion;
-
 /// The random numbers of one branch of one tensor.
 #[derive(Clone, Copy, Debug)]
 pub struct Stream {
@@ -62,25 +60,26 @@ impl Stream {
 /// How many Philox counters are advanced in one loop, for the vector units.
 const LANES: usize = 64;
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn fill(key: [u32; 2], first: u64, out: &mut [u32]) {
-    let mut words = [[0; LANES]; 4];
-    for (group, out) in out.chunks_mut(4 * LANES).enumerate() {
-        let first = first + (group * LANES) as u64;
-        for lane in 0..LANES {
-            let counter = first + lane as u64;
-            let numbers = philox([counter, counter >> 32, 0, 0], key);
-            for word in 0..4 {
-                words[word][lane] = numbers[word] as u32;
+vectorised! {
+    fn fill(key: [u32; 2], first: u64, out: &mut [u32]) {
+        let mut words = [[0; LANES]; 4];
+        for (group, out) in out.chunks_mut(4 * LANES).enumerate() {
+            let first = first + (group * LANES) as u64;
+            for lane in 0..LANES {
+                let counter = first + lane as u64;
+                let numbers = philox([counter, counter >> 32, 0, 0], key);
+                for word in 0..4 {
+                    words[word][lane] = numbers[word] as u32;
+                }
             }
+            let of_lane =
+                |lane: usize| [words[0][lane], words[1][lane], words[2][lane], words[3][lane]];
+            let (whole, rest) = out.as_chunks_mut::<4>();
+            for (lane, out) in whole.iter_mut().enumerate() {
+                *out = of_lane(lane);
+            }
+            rest.copy_from_slice(&of_lane(whole.len() % LANES)[..rest.len()]);
         }
-        let of_lane =
-            |lane: usize| [words[0][lane], words[1][lane], words[2][lane], words[3][lane]];
-        let (whole, rest) = out.as_chunks_mut::<4>();
-        for (lane, out) in whole.iter_mut().enumerate() {
-            *out = of_lane(lane);
-        }
-        rest.copy_from_slice(&of_lane(whole.len() % LANES)[..rest.len()]);
     }
 }
 

@@ -11,7 +11,6 @@ use crate::error::Result;
 use crate::fit::group::each_where;
 use crate::fit::number::{Key, Number};
 use crate::fit::tensor::{Block, CHUNK, RUN, Tensor, sampled};
-use crate::vectorised;
 
 /// Bits of a digit.
 const DIGIT: u32 = 16;
@@ -259,7 +258,7 @@ vectorised! {
             at_low = at_low.plus(key == low);
             at_high = at_high.plus(key == high);
         }
-        each_where(keys, |key| (key > low) & (key < high), |_, key| between.push(key));
+        each_where(keys, |key| key > low && key < high, |_, key| between.push(key));
         let at_high = if low == high { 0 } else { at_high.wide() };
         [below.wide(), at_low.wide(), at_high]
     }

@@ -3,7 +3,6 @@
 use crate::error::Result;
 use crate::fit::number::Number;
 use crate::fit::tensor::{Block, Tensor};
-use crate::vectorised;
 
 /// Accumulators of a sum: an element's position decides which one it goes to, so that block edges do not show.
 pub type Sum = [f64; 16];

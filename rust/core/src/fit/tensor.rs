@@ -16,7 +16,6 @@ use crate::parallel::{Progress, Team};
 use crate::read::dtype;
 use crate::read::header::Stored;
 use crate::read::source::Source;
-use crate::vectorised;
 
 /// Elements in a chunk: at every dtype's size a power of two of bytes, so that a chunk is a subtree of the hash.
 pub const CHUNK: u64 = 1 << 18;

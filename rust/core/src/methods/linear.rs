@@ -1,6 +1,8 @@
 //! `linear`: the weighted mean of models.
 
 use super::parameters::{WEIGHT, normalize};
+#[cfg(test)]
+use super::properties::{Case, check};
 use crate::fit::group::{LANES, group, put};
 use crate::fit::prelude::*;
 
@@ -77,3 +79,17 @@ vectorised! {
         }
     }
 }
+
+#[cfg(test)]
+fn naive(case: &Case<'_>) -> Vec<Vec<f64>> {
+    let weights = case.parameters.numbers("weight");
+    let divisor = if case.parameters.flag("normalize") { weights.iter().sum() } else { 1.0 };
+    let mean = |e: usize| {
+        let terms = weights.iter().zip(&case.operands).map(|(w, x)| w * x[e]);
+        terms.sum::<f64>() / divisor
+    };
+    vec![(0..case.operands[0].len()).map(mean).collect()]
+}
+
+#[cfg(test)]
+check!(Linear, naive, "027af99c32e7d3b8");

@@ -5,6 +5,8 @@ mod dare;
 mod linear;
 mod parameters;
 mod passthrough;
+#[cfg(test)]
+mod properties;
 mod slerp;
 mod task_arithmetic;
 mod ties;

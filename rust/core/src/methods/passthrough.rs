@@ -1,6 +1,8 @@
 //! `passthrough`: one model as it is, or a multiple of it.
 
 use super::parameters::ANY;
+#[cfg(test)]
+use super::properties::{Case, check};
 use crate::fit::prelude::*;
 
 /// See the module.
@@ -47,3 +49,12 @@ impl Method for Passthrough {
         }))
     }
 }
+
+#[cfg(test)]
+fn naive(case: &Case<'_>) -> Vec<Vec<f64>> {
+    let scale = case.parameters.numbers("scale")[0];
+    vec![case.operands[0].iter().map(|x| scale * x).collect()]
+}
+
+#[cfg(test)]
+check!(Passthrough, naive, "d901ecd51635536a");

@@ -1,6 +1,8 @@
 //! `slerp`: along the great circle from one model to another, a tensor at a time.
 
 use super::parameters::ANY;
+#[cfg(test)]
+use super::properties::{Case, check};
 use crate::fit::prelude::*;
 
 /// See the module.
@@ -77,3 +79,23 @@ vectorised! {
         }
     }
 }
+
+#[cfg(test)]
+fn naive(case: &Case<'_>) -> Vec<Vec<f64>> {
+    let t = case.parameters.number("t");
+    let (base, other) = (&case.operands[0], &case.operands[1]);
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let norm = |x: &[f64]| if dot(x, x).sqrt() > NO_NORM { dot(x, x).sqrt() } else { 1.0 };
+    let cosine = (dot(base, other) / (norm(base) * norm(other))).clamp(-1.0, 1.0);
+    let angle = cosine.acos();
+    let weights = if cosine.abs() > PARALLEL {
+        [1.0 - t, t]
+    } else {
+        [((1.0 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin()]
+    };
+    let along = |(b, x): (&f64, &f64)| weights[0] * b + weights[1] * x;
+    vec![base.iter().zip(other).map(along).collect()]
+}
+
+#[cfg(test)]
+check!(Slerp, naive, "a6f793a221d7fa34");

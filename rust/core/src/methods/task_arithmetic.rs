@@ -1,6 +1,8 @@
 //! `task_arithmetic`: the base plus the weighted sum of the branches' deltas.
 
 use super::parameters::{LAMBDA, WEIGHT, normalize};
+#[cfg(test)]
+use super::properties::{Case, check};
 use crate::fit::prelude::*;
 
 /// See the module.
@@ -44,3 +46,11 @@ impl Method for TaskArithmetic {
         }))
     }
 }
+
+#[cfg(test)]
+fn naive(case: &Case<'_>) -> Vec<Vec<f64>> {
+    case.on_base(combine::naive(case.parameters, &case.deltas(), false))
+}
+
+#[cfg(test)]
+check!(TaskArithmetic, naive, "8dcc8c12a1a187da");

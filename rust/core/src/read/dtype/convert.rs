@@ -1,7 +1,5 @@
 //! Whole slices between stored bytes and numbers.
 
-use multiversion::multiversion;
-
 use super::pattern::{Brain, E4m3, E5m2, Format, Half, Single};
 use super::{Dtype, Real};
 use crate::error::{Error, Kind, Result};
@@ -62,37 +60,41 @@ fn check(dtype: Dtype, elements: usize, bytes: usize) -> Result<()> {
     Err(Error::from(Kind::Internal { what }))
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn widen<R: Real, F: Format, const BYTES: usize>(bytes: &[u8], out: &mut [R]) {
-    let none = unseen_zero();
-    for (value, stored) in out.iter_mut().zip(bytes.as_chunks::<BYTES>().0) {
-        let mut pattern = [0; 4];
-        pattern[..BYTES].copy_from_slice(stored);
-        *value = R::widen::<F>(u32::from_le_bytes(pattern) ^ none);
+vectorised! {
+    fn widen<R: Real, F: Format, const BYTES: usize>(bytes: &[u8], out: &mut [R]) {
+        let none = unseen_zero();
+        for (value, stored) in out.iter_mut().zip(bytes.as_chunks::<BYTES>().0) {
+            let mut pattern = [0; 4];
+            pattern[..BYTES].copy_from_slice(stored);
+            *value = R::widen::<F>(u32::from_le_bytes(pattern) ^ none);
+        }
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn narrow<R: Real, F: Format, const BYTES: usize>(values: &[R], out: &mut [u8]) {
-    let none = unseen_zero();
-    for (stored, value) in out.as_chunks_mut::<BYTES>().0.iter_mut().zip(values) {
-        let pattern = (value.narrow::<F>() ^ none).to_le_bytes();
-        stored.copy_from_slice(&pattern[..BYTES]);
+vectorised! {
+    fn narrow<R: Real, F: Format, const BYTES: usize>(values: &[R], out: &mut [u8]) {
+        let none = unseen_zero();
+        for (stored, value) in out.as_chunks_mut::<BYTES>().0.iter_mut().zip(values) {
+            let pattern = (value.narrow::<F>() ^ none).to_le_bytes();
+            stored.copy_from_slice(&pattern[..BYTES]);
+        }
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn from_doubles<R: Real>(bytes: &[u8], out: &mut [R]) {
-    let none = u64::from(unseen_zero());
-    for (value, stored) in out.iter_mut().zip(bytes.as_chunks::<8>().0) {
-        *value = R::from_double(f64::from_bits(u64::from_le_bytes(*stored) ^ none));
+vectorised! {
+    fn from_doubles<R: Real>(bytes: &[u8], out: &mut [R]) {
+        let none = u64::from(unseen_zero());
+        for (value, stored) in out.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *value = R::from_double(f64::from_bits(u64::from_le_bytes(*stored) ^ none));
+        }
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn into_doubles<R: Real>(values: &[R], out: &mut [u8]) {
-    let none = u64::from(unseen_zero());
-    for (stored, value) in out.as_chunks_mut::<8>().0.iter_mut().zip(values) {
-        *stored = (value.into_double().to_bits() ^ none).to_le_bytes();
+vectorised! {
+    fn into_doubles<R: Real>(values: &[R], out: &mut [u8]) {
+        let none = u64::from(unseen_zero());
+        for (stored, value) in out.as_chunks_mut::<8>().0.iter_mut().zip(values) {
+            *stored = (value.into_double().to_bits() ^ none).to_le_bytes();
+        }
     }
 }

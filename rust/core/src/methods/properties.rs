@@ -1,0 +1,366 @@
+//! What every method must fulfil, whatever it computes: `check!` at the end of each method's file brings it all.
+
+use tempfile::TempDir;
+
+use crate::error::Result;
+use crate::fit::method::{Base, Method, Parameters, Type, Value};
+use crate::fit::node::Node;
+use crate::fit::random::Stream;
+use crate::fit::tensor::{BLOCK, CHUNK, Context, Leaf, Operand, Reader, Tensor};
+use crate::parallel::{Progress, Team};
+use crate::read::dtype::{self, Dtype};
+use crate::read::header::Stored;
+use crate::read::source::{Io, Source};
+
+const FLOATS: [Dtype; 6] =
+    [Dtype::BF16, Dtype::F16, Dtype::F32, Dtype::F64, Dtype::F8E4M3, Dtype::F8E5M2];
+
+/// A method's formula as its paper writes it: whole vectors in `f64`. Several results where a cut is near, of which
+/// every element may have any.
+pub(super) type Naive = fn(&Case<'_>) -> Vec<Vec<f64>>;
+
+/// What a naive formula sees.
+pub(super) struct Case<'c> {
+    pub parameters: &'c Parameters,
+    /// The base first, where there is one.
+    pub operands: Vec<Vec<f64>>,
+    /// Elements in a row.
+    pub row: usize,
+    pub streams: &'c [Stream],
+}
+
+impl Case<'_> {
+    /// Each branch less the base.
+    pub(super) fn deltas(&self) -> Vec<Vec<f64>> {
+        let (base, branches) = self.operands.split_at(1);
+        branches.iter().map(|x| x.iter().zip(&base[0]).map(|(x, b)| x - b).collect()).collect()
+    }
+
+    /// The base plus each merged delta.
+    pub(super) fn on_base(&self, deltas: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+        let add =
+            |delta: Vec<f64>| delta.iter().zip(&self.operands[0]).map(|(d, b)| b + d).collect();
+        deltas.into_iter().map(add).collect()
+    }
+}
+
+/// Stored operands of one tensor.
+struct Room {
+    sources: Vec<Source>,
+    stored: Stored,
+    row: usize,
+    _directory: TempDir,
+}
+
+impl Room {
+    /// `operands` as numbers, rounded to `dtype`.
+    fn new(dtype: Dtype, operands: &[Vec<f64>], row: usize) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let elements = operands[0].len();
+        let bytes = dtype.bytes_for(elements as u64).expect("whole bytes");
+        let source = |(number, values): (usize, &Vec<f64>)| {
+            let mut stored = vec![0; bytes as usize];
+            dtype::encode(dtype, values, &mut stored).expect("a float");
+            let path = directory.path().join(number.to_string());
+            std::fs::write(&path, stored).expect("a file");
+            Source::open(&path, Io::Read).expect("a source")
+        };
+        let sources = operands.iter().enumerate().map(source).collect();
+        let shape = vec![(elements / row) as u64, row as u64];
+        Self {
+            sources,
+            stored: Stored { dtype, shape, file: 0, range: 0..bytes },
+            row,
+            _directory: directory,
+        }
+    }
+
+    fn numbers(&self) -> Vec<Vec<f64>> {
+        let numbers = |source: &Source| {
+            let mut values = vec![0.0; self.stored.elements() as usize];
+            let mut buffer = Vec::new();
+            let bytes = source.bytes(self.stored.range.clone(), &mut buffer).expect("bytes");
+            dtype::decode(self.stored.dtype, bytes, &mut values).expect("a float");
+            values
+        };
+        self.sources.iter().map(numbers).collect()
+    }
+
+    /// The output's bytes.
+    fn merged<M: Method>(
+        &self,
+        method: &M,
+        parameters: &Parameters,
+        threads: usize,
+        block: usize,
+    ) -> Result<Vec<u8>> {
+        if self.stored.dtype == Dtype::F64 {
+            self.merged_as::<M, f64>(method, parameters, threads, block)
+        } else {
+            self.merged_as::<M, f32>(method, parameters, threads, block)
+        }
+    }
+
+    fn merged_as<M: Method, R: crate::fit::number::Number>(
+        &self,
+        method: &M,
+        parameters: &Parameters,
+        threads: usize,
+        block: usize,
+    ) -> Result<Vec<u8>> {
+        let progress = Progress::default();
+        let spec = Method::spec(method);
+        let leaf = |(input, source)| {
+            Operand::Leaf(Leaf { source, stored: &self.stored, label: "x", input })
+        };
+        let tensor: Tensor<'_, R> = Tensor {
+            name: "weight",
+            elements: self.stored.elements(),
+            row_length: self.row as u64,
+            space: spec.space,
+            has_base: spec.base != Base::None,
+            streams: streams(parameters.branches.len()),
+            team: Team::new(threads),
+            context: Context { progress: &progress, carry: false },
+            operands: self.sources.iter().enumerate().map(leaf).collect(),
+        };
+        let fit = method.fit(&tensor, parameters)?;
+        let node = Node { tensor, kernel: fit.kernel, rounding: None, figures: fit.figures };
+        let mut reader = Reader::new(&node.tensor, block);
+        let (mut merged, mut whole) = (Vec::new(), Vec::new());
+        for chunk in 0..node.tensor.chunks() {
+            let range = node.tensor.chunk(chunk);
+            let size = self.stored.dtype.bits() / 8;
+            let mut bytes = vec![0; ((range.end - range.start) * size) as usize];
+            reader.read(range, |raw, scratch| {
+                node.apply(raw, scratch, self.stored.dtype, &mut merged, &mut bytes).map(drop)
+            })?;
+            whole.append(&mut bytes);
+        }
+        Ok(whole)
+    }
+
+    fn decoded(&self, bytes: &[u8]) -> Vec<f64> {
+        let mut values = vec![0.0; self.stored.elements() as usize];
+        dtype::decode(self.stored.dtype, bytes, &mut values).expect("a float");
+        values
+    }
+}
+
+fn streams(branches: usize) -> Vec<Stream> {
+    (0..branches).map(|branch| Stream::new(11, "weight", &[branch])).collect()
+}
+
+/// Operands that look like a checkpoint and its branches: a base, and small changes of most of it.
+fn operands(count: usize, elements: usize, seed: u64) -> Vec<Vec<f64>> {
+    let noise = |operand: usize| {
+        let mut numbers = vec![0; elements];
+        Stream::new(seed, "operands", &[operand]).uniform(0, &mut numbers);
+        numbers.into_iter().map(|x| f64::from(x) / 2f64.powi(31) - 1.0).collect::<Vec<f64>>()
+    };
+    let base = noise(0);
+    let branch = |operand: usize| {
+        let change = noise(operand);
+        base.iter().zip(change).map(|(b, c)| if c > 0.8 { *b } else { b + 0.25 * c }).collect()
+    };
+    (0..count).map(|operand| if operand == 0 { base.clone() } else { branch(operand) }).collect()
+}
+
+/// Half a step of the dtype at a value.
+fn half_step(dtype: Dtype, value: f64) -> f64 {
+    let two = |exponent: i32| 2f64.powi(exponent);
+    let (share, least) = match dtype {
+        Dtype::BF16 => (two(-8), 0.0),
+        Dtype::F16 => (two(-11), two(-25)),
+        Dtype::F8E4M3 => (two(-4), two(-10)),
+        Dtype::F8E5M2 => (two(-3), two(-17)),
+        Dtype::F32 => (two(-24), 0.0),
+        _ => (two(-53), 0.0),
+    };
+    (value.abs() * share).max(least)
+}
+
+/// Every parameter at its default, those without one at 0.4 for all branches but the first, which has 0.7.
+fn usual<M: Method>(method: &M, branches: usize) -> Parameters {
+    let spec = Method::spec(method);
+    let mut parameters = spec.defaults(branches);
+    for parameter in spec.parameters.iter().filter(|parameter| parameter.default.is_none()) {
+        parameters.global.insert(parameter.name, Value::Number(0.4));
+        for (i, branch) in parameters.branches.iter_mut().enumerate() {
+            branch.insert(parameter.name, Value::Number(if i == 0 { 0.7 } else { 0.4 }));
+        }
+    }
+    parameters
+}
+
+/// The usual parameters, and those with one of them at either end of what it may be, or in between.
+fn variants<M: Method>(method: &M, branches: usize) -> Vec<Parameters> {
+    let mut found = vec![usual(method, branches)];
+    for parameter in Method::spec(method).parameters {
+        let values: Vec<Value> = match parameter.kind {
+            Type::Number { low, high } => {
+                [low.max(-3.0), 0.0, 0.1, 0.5, high.min(3.0)].map(Value::Number).into()
+            }
+            Type::Flag => [true, false].map(Value::Flag).into(),
+            Type::Choice(words) => words.iter().map(|word| Value::Choice(word)).collect(),
+            Type::FlagOrChoice(words) => {
+                let flags = [true, false].map(Value::Flag);
+                flags.into_iter().chain(words.iter().map(|word| Value::Choice(word))).collect()
+            }
+        };
+        for value in values {
+            let mut parameters = usual(method, branches);
+            parameters.global.insert(parameter.name, value);
+            parameters.branches.iter_mut().for_each(|branch| {
+                branch.insert(parameter.name, value);
+            });
+            found.push(parameters);
+        }
+    }
+    // Pairs that meet: a density with whatever goes with it.
+    for parameters in found.clone() {
+        if parameters.branches.iter().any(|branch| branch.contains_key("density")) {
+            let mut sparse = parameters;
+            sparse.branches.iter_mut().for_each(|branch| {
+                branch.insert("density", Value::Number(0.3));
+            });
+            found.push(sparse);
+        }
+    }
+    found
+}
+
+/// How many branches the method may have, of those that are tried.
+fn counts<M: Method>(method: &M) -> std::ops::RangeInclusive<usize> {
+    let spec = Method::spec(method);
+    spec.fewest..=spec.most.unwrap_or(5).min(5)
+}
+
+fn with_base<M: Method>(method: &M) -> usize {
+    usize::from(Method::spec(method).base != Base::None)
+}
+
+/// Within half a step of the dtype and eight roundings of what is summed.
+pub(super) fn agrees_with_naive<M: Method>(method: &M, naive: Naive) {
+    for (number, dtype) in FLOATS.into_iter().enumerate() {
+        for branches in counts(method) {
+            for (rows, row) in [(1, 1), (1, 15), (7, 1), (3, 33), (5, 1000)] {
+                let count = branches + with_base(method);
+                let seed = (number * 8 + branches) as u64;
+                let room = Room::new(dtype, &operands(count, rows * row, seed), row);
+                for parameters in variants(method, branches) {
+                    let Ok(bytes) = room.merged(method, &parameters, 1, BLOCK) else {
+                        assert!(
+                            (Method::spec(method).check)(&parameters).is_err(),
+                            "{parameters:?}"
+                        );
+                        continue;
+                    };
+                    let streams = streams(branches);
+                    let operands = room.numbers();
+                    let case = Case { parameters: &parameters, operands, row, streams: &streams };
+                    let allowed = naive(&case);
+                    let unit = if dtype == Dtype::F64 { 2f64.powi(-53) } else { 2f64.powi(-24) };
+                    for (e, found) in room.decoded(&bytes).into_iter().enumerate() {
+                        let sizes = case.operands.iter().map(|operand| operand[e].abs());
+                        let largest = sizes.fold(0.0, f64::max);
+                        let near = |expected: &Vec<f64>| {
+                            let expected = expected[e];
+                            let summed = largest * (4 * count) as f64 + expected.abs();
+                            (found - expected).abs()
+                                <= half_step(dtype, expected) + 8.0 * unit * summed
+                        };
+                        let expected: Vec<f64> = allowed.iter().map(|one| one[e]).collect();
+                        assert!(
+                            allowed.iter().any(near),
+                            "{dtype:?}, {rows} × {row}, element {e}: {found}, expected {expected:?}\n{parameters:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The same bits for any number of threads and any blocks, of tensors that are cut into chunks.
+pub(super) fn same_bits_however_cut<M: Method>(method: &M) {
+    let row = 1 << 9;
+    let elements = 3 * CHUNK as usize + 5 * row;
+    let branches = *counts(method).end().min(&2);
+    let room = Room::new(Dtype::BF16, &operands(branches + with_base(method), elements, 3), row);
+    for parameters in variants(method, branches) {
+        let Ok(whole) = room.merged(method, &parameters, 1, BLOCK) else { continue };
+        for (threads, block) in [(2, BLOCK), (7, BLOCK / 4), (1, 16)] {
+            let cut = room.merged(method, &parameters, threads, block).expect("as before");
+            assert!(whole == cut, "{threads} threads, blocks of {block}: {parameters:?}");
+        }
+    }
+}
+
+/// Operands that all agree are the result, bit for bit, zeros of both signs too.
+pub(super) fn nothing_changed_changes_nothing<M: Method>(method: &M) {
+    for dtype in FLOATS {
+        for branches in counts(method) {
+            let mut base = operands(1, 333, 5).remove(0);
+            base[..4].copy_from_slice(&[0.0, -0.0, 1.0, -1.0]);
+            let room = Room::new(dtype, &vec![base; branches + with_base(method)], 333);
+            for parameters in variants(method, branches) {
+                // Without a base, what is no mean makes another tensor of equal ones.
+                let one = |name| parameters.branches[0].get(name) == Some(&Value::Number(1.0));
+                if with_base(method) == 0 && !parameters.flag("normalize") && !one("scale") {
+                    continue;
+                }
+                let Ok(bytes) = room.merged(method, &parameters, 1, BLOCK) else { continue };
+                let mut buffer = Vec::new();
+                let before = room.sources[0].bytes(room.stored.range.clone(), &mut buffer);
+                assert!(before.expect("bytes") == bytes, "{dtype:?}, {branches}: {parameters:?}");
+            }
+        }
+    }
+}
+
+/// The same bits on every machine, with every instruction set: those that were seen when the method was written.
+pub(super) fn same_bits_everywhere<M: Method>(method: &M, expected: &str) {
+    let mut hasher = blake3::Hasher::new();
+    for dtype in FLOATS {
+        for branches in counts(method) {
+            let room = Room::new(dtype, &operands(branches + with_base(method), 7 * 65, 9), 65);
+            for parameters in variants(method, branches) {
+                hasher.update(&room.merged(method, &parameters, 1, BLOCK).unwrap_or_default());
+            }
+        }
+    }
+    assert_eq!(&hasher.finalize().to_hex()[..16], expected);
+}
+
+/// The properties of a method whose formula is `naive`, and whose results have this hash.
+macro_rules! check {
+    ($method:expr, $naive:expr, $hash:literal) => {
+        #[cfg(test)]
+        mod properties {
+            use super::*;
+            use crate::methods::properties;
+
+            #[test]
+            fn agrees_with_naive() {
+                properties::agrees_with_naive(&$method, $naive);
+            }
+
+            #[test]
+            fn same_bits_everywhere() {
+                properties::same_bits_everywhere(&$method, $hash);
+            }
+
+            #[test]
+            fn same_bits_however_cut() {
+                properties::same_bits_however_cut(&$method);
+            }
+
+            #[test]
+            fn nothing_changed_changes_nothing() {
+                properties::nothing_changed_changes_nothing(&$method);
+            }
+        }
+    };
+}
+pub(super) use check;
