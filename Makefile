@@ -16,6 +16,7 @@ test: test-rust test-python
 
 test-rust:
 	cargo test --locked --workspace --exclude branchmerge-py
+	RUSTFLAGS="--cfg baseline" cargo test --locked --target-dir target/baseline --package branchmerge-core --lib same_bits_everywhere
 
 test-python: build
 	$(BIN)/python -m pytest -n 2
@@ -33,7 +34,8 @@ lint: build
 build: .make/built
 
 bench: build
-	cargo bench --locked --workspace --exclude branchmerge-py
+	cargo bench --locked --package branchmerge-core
+	RUSTFLAGS="--cfg baseline" cargo bench --locked --target-dir target/baseline --package branchmerge-core
 
 # The environment, with exactly what requirements/dev.txt names by hash.
 .make/environment: requirements/dev.txt

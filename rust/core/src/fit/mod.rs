@@ -10,6 +10,8 @@ pub mod largest;
 pub mod method;
 pub mod node;
 pub mod number;
+#[cfg(test)]
+pub(crate) mod properties;
 pub mod random;
 pub mod select;
 pub mod statistics;

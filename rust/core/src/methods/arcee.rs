@@ -1,8 +1,6 @@
 //! `arcee`: take from a branch the elements that stand out, and keep the base elsewhere.
 
 use super::parameters::ANY;
-#[cfg(test)]
-use super::properties::{Case, check};
 use crate::fit::prelude::*;
 
 /// See the module.
@@ -372,48 +370,52 @@ fn far_divergence<R: Number>(row: &mut Row<'_, '_, R>, highest: R) -> Result<f64
 }
 
 #[cfg(test)]
-fn naive(case: &Case<'_>) -> Vec<Vec<f64>> {
-    let (base, branch) = (&case.operands[0], &case.operands[1]);
-    let softmax = |row: &[f64]| -> Vec<f64> {
-        let highest = row.iter().copied().fold(f64::MIN, f64::max);
-        let grown: Vec<f64> = row.iter().map(|x| (x - highest).exp()).collect();
-        let sum: f64 = grown.iter().sum();
-        grown.iter().map(|x| x / sum).collect()
-    };
-    let divergence = |(branch, base): (&[f64], &[f64])| -> f64 {
-        let (p, q) = (softmax(branch), softmax(base));
-        p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum()
-    };
-    let by_row = case.parameters.choice("divergence") == "row";
-    let rows = branch.chunks(case.row).zip(base.chunks(case.row));
-    let divergences: Vec<f64> =
-        rows.map(|row| if by_row { divergence(row) } else { 1.0 }).collect();
-    let signed = case.parameters.choice("difference") == "signed";
-    let importance = |e: usize| {
-        let difference = base[e] - branch[e];
-        divergences[e / case.row] * if signed { difference } else { difference.abs() }
-    };
-    let importances: Vec<f64> = (0..base.len()).map(importance).collect();
-    let changed = case.parameters.choice("quartiles") == "changed";
-    let counted = (0..base.len()).filter(|&e| !changed || base[e] != branch[e]);
-    let mut sorted: Vec<f64> = counted.map(|e| importances[e]).collect();
-    sorted.sort_by(f64::total_cmp);
-    let quartile =
-        |q: usize| sorted.get(sorted.len().saturating_sub(1) * q / 4).copied().unwrap_or(0.0);
-    let middle = quartile(2);
-    let threshold = middle + case.parameters.number("threshold") * (quartile(3) - quartile(1));
-    let result = |near_is_taken: bool| {
-        let element = |e: usize| {
-            let (importance, strict) = (importances[e], case.parameters.flag("strict"));
-            let near = (importance - threshold).abs()
-                <= 1e-4 * (middle.abs() + threshold.abs() + importance.abs()) + 1e-12;
-            let taken = if strict { importance > threshold } else { importance >= threshold };
-            if near && near_is_taken || !near && taken { branch[e] } else { base[e] }
-        };
-        (0..base.len()).map(element).collect()
-    };
-    vec![result(false), result(true)]
-}
+mod properties {
+    use super::*;
+    use crate::fit::properties::{Case, check};
 
-#[cfg(test)]
-check!(Arcee, naive, "745c650a9ea906ea");
+    fn naive(case: &Case<'_>) -> Vec<Vec<f64>> {
+        let (base, branch) = (&case.operands[0], &case.operands[1]);
+        let softmax = |row: &[f64]| -> Vec<f64> {
+            let highest = row.iter().copied().fold(f64::MIN, f64::max);
+            let grown: Vec<f64> = row.iter().map(|x| (x - highest).exp()).collect();
+            let sum: f64 = grown.iter().sum();
+            grown.iter().map(|x| x / sum).collect()
+        };
+        let divergence = |(branch, base): (&[f64], &[f64])| -> f64 {
+            let (p, q) = (softmax(branch), softmax(base));
+            p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum()
+        };
+        let by_row = case.parameters.choice("divergence") == "row";
+        let rows = branch.chunks(case.row).zip(base.chunks(case.row));
+        let divergences: Vec<f64> =
+            rows.map(|row| if by_row { divergence(row) } else { 1.0 }).collect();
+        let signed = case.parameters.choice("difference") == "signed";
+        let importance = |e: usize| {
+            let difference = base[e] - branch[e];
+            divergences[e / case.row] * if signed { difference } else { difference.abs() }
+        };
+        let importances: Vec<f64> = (0..base.len()).map(importance).collect();
+        let changed = case.parameters.choice("quartiles") == "changed";
+        let counted = (0..base.len()).filter(|&e| !changed || base[e] != branch[e]);
+        let mut sorted: Vec<f64> = counted.map(|e| importances[e]).collect();
+        sorted.sort_by(f64::total_cmp);
+        let quartile =
+            |q: usize| sorted.get(sorted.len().saturating_sub(1) * q / 4).copied().unwrap_or(0.0);
+        let middle = quartile(2);
+        let threshold = middle + case.parameters.number("threshold") * (quartile(3) - quartile(1));
+        let result = |near_is_taken: bool| {
+            let element = |e: usize| {
+                let (importance, strict) = (importances[e], case.parameters.flag("strict"));
+                let near = (importance - threshold).abs()
+                    <= 1e-4 * (middle.abs() + threshold.abs() + importance.abs()) + 1e-12;
+                let taken = if strict { importance > threshold } else { importance >= threshold };
+                if near && near_is_taken || !near && taken { branch[e] } else { base[e] }
+            };
+            (0..base.len()).map(element).collect()
+        };
+        vec![result(false), result(true)]
+    }
+
+    check!(Arcee, naive, "745c650a9ea906ea");
+}

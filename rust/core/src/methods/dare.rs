@@ -2,8 +2,6 @@
 //! majority sign. Two methods in one file: they differ in one word.
 
 use super::parameters::{DENSITY, LAMBDA, WEIGHT, normalize};
-#[cfg(test)]
-use super::properties::{Case, check};
 use crate::fit::prelude::*;
 
 /// Deltas are added as they are.
@@ -215,42 +213,48 @@ vectorised! {
 }
 
 #[cfg(test)]
-fn naive(case: &Case<'_>, consensus: bool) -> Vec<Vec<f64>> {
-    let densities = case.parameters.numbers("density");
-    let sum = |values: &[f64]| values.iter().map(|value| value.abs()).sum::<f64>();
-    let thinned = case.deltas().into_iter().zip(&densities).zip(case.streams);
-    let thinned = thinned.map(|((delta, &density), stream)| {
-        let mut numbers = vec![0; delta.len()];
-        stream.uniform(0, &mut numbers);
-        let kept =
-            |number: u32| f64::from(number) < (density * 2f64.powi(32)).floor() || density >= 1.0;
-        let thin: Vec<f64> = delta
-            .iter()
-            .zip(numbers)
-            .map(|(d, number)| if kept(number) { *d } else { 0.0 })
-            .collect();
-        let factor = if case.parameters.choice("rescale") == "density" {
-            if density > 0.0 { 1.0 / density } else { 1.0 }
-        } else if case.parameters.flag("rescale") && sum(&delta) >= NOTHING && sum(&thin) >= NOTHING
-        {
-            sum(&delta) / sum(&thin)
-        } else {
-            1.0
-        };
-        thin.iter().map(|d| d * factor).collect()
-    });
-    let thinned: Vec<Vec<f64>> = thinned.collect();
-    case.on_base(combine::naive(case.parameters, &thinned, consensus))
-}
-
-#[cfg(test)]
-mod linear {
+mod properties {
     use super::*;
-    check!(DareLinear, |case| naive(case, false), "28ff8f36750c3854");
-}
+    use crate::fit::properties::{Case, check};
 
-#[cfg(test)]
-mod ties {
-    use super::*;
-    check!(DareTies, |case| naive(case, true), "94114e149d2ae459");
+    fn naive(case: &Case<'_>, consensus: bool) -> Vec<Vec<f64>> {
+        let densities = case.parameters.numbers("density");
+        let sum = |values: &[f64]| values.iter().map(|value| value.abs()).sum::<f64>();
+        let thinned = case.deltas().into_iter().zip(&densities).zip(case.streams);
+        let thinned = thinned.map(|((delta, &density), stream)| {
+            let mut numbers = vec![0; delta.len()];
+            stream.uniform(0, &mut numbers);
+            let kept = |number: u32| {
+                f64::from(number) < (density * 2f64.powi(32)).floor() || density >= 1.0
+            };
+            let thin: Vec<f64> = delta
+                .iter()
+                .zip(numbers)
+                .map(|(d, number)| if kept(number) { *d } else { 0.0 })
+                .collect();
+            let factor = if case.parameters.choice("rescale") == "density" {
+                if density > 0.0 { 1.0 / density } else { 1.0 }
+            } else if case.parameters.flag("rescale")
+                && sum(&delta) >= NOTHING
+                && sum(&thin) >= NOTHING
+            {
+                sum(&delta) / sum(&thin)
+            } else {
+                1.0
+            };
+            thin.iter().map(|d| d * factor).collect()
+        });
+        let thinned: Vec<Vec<f64>> = thinned.collect();
+        case.on_base(combine::naive(case.parameters, &thinned, consensus))
+    }
+
+    mod linear {
+        use super::*;
+        check!(DareLinear, |case| naive(case, false), "28ff8f36750c3854");
+    }
+
+    mod ties {
+        use super::*;
+        check!(DareTies, |case| naive(case, true), "94114e149d2ae459");
+    }
 }

@@ -1,8 +1,6 @@
 //! `linear`: the weighted mean of models.
 
 use super::parameters::{WEIGHT, normalize};
-#[cfg(test)]
-use super::properties::{Case, check};
 use crate::fit::group::{LANES, group, put};
 use crate::fit::prelude::*;
 
@@ -81,15 +79,19 @@ vectorised! {
 }
 
 #[cfg(test)]
-fn naive(case: &Case<'_>) -> Vec<Vec<f64>> {
-    let weights = case.parameters.numbers("weight");
-    let divisor = if case.parameters.flag("normalize") { weights.iter().sum() } else { 1.0 };
-    let mean = |e: usize| {
-        let terms = weights.iter().zip(&case.operands).map(|(w, x)| w * x[e]);
-        terms.sum::<f64>() / divisor
-    };
-    vec![(0..case.operands[0].len()).map(mean).collect()]
-}
+mod properties {
+    use super::*;
+    use crate::fit::properties::{Case, check};
 
-#[cfg(test)]
-check!(Linear, naive, "027af99c32e7d3b8");
+    fn naive(case: &Case<'_>) -> Vec<Vec<f64>> {
+        let weights = case.parameters.numbers("weight");
+        let divisor = if case.parameters.flag("normalize") { weights.iter().sum() } else { 1.0 };
+        let mean = |e: usize| {
+            let terms = weights.iter().zip(&case.operands).map(|(w, x)| w * x[e]);
+            terms.sum::<f64>() / divisor
+        };
+        vec![(0..case.operands[0].len()).map(mean).collect()]
+    }
+
+    check!(Linear, naive, "027af99c32e7d3b8");
+}

@@ -5,8 +5,6 @@ mod dare;
 mod linear;
 mod parameters;
 mod passthrough;
-#[cfg(test)]
-mod properties;
 mod slerp;
 mod task_arithmetic;
 mod ties;

@@ -1,8 +1,6 @@
 //! `passthrough`: one model as it is, or a multiple of it.
 
 use super::parameters::ANY;
-#[cfg(test)]
-use super::properties::{Case, check};
 use crate::fit::prelude::*;
 
 /// See the module.
@@ -51,10 +49,14 @@ impl Method for Passthrough {
 }
 
 #[cfg(test)]
-fn naive(case: &Case<'_>) -> Vec<Vec<f64>> {
-    let scale = case.parameters.numbers("scale")[0];
-    vec![case.operands[0].iter().map(|x| scale * x).collect()]
-}
+mod properties {
+    use super::*;
+    use crate::fit::properties::{Case, check};
 
-#[cfg(test)]
-check!(Passthrough, naive, "d901ecd51635536a");
+    fn naive(case: &Case<'_>) -> Vec<Vec<f64>> {
+        let scale = case.parameters.numbers("scale")[0];
+        vec![case.operands[0].iter().map(|x| scale * x).collect()]
+    }
+
+    check!(Passthrough, naive, "d901ecd51635536a");
+}

@@ -1,8 +1,6 @@
 //! `slerp`: along the great circle from one model to another, a tensor at a time.
 
 use super::parameters::ANY;
-#[cfg(test)]
-use super::properties::{Case, check};
 use crate::fit::prelude::*;
 
 /// See the module.
@@ -81,21 +79,25 @@ vectorised! {
 }
 
 #[cfg(test)]
-fn naive(case: &Case<'_>) -> Vec<Vec<f64>> {
-    let t = case.parameters.number("t");
-    let (base, other) = (&case.operands[0], &case.operands[1]);
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let norm = |x: &[f64]| if dot(x, x).sqrt() > NO_NORM { dot(x, x).sqrt() } else { 1.0 };
-    let cosine = (dot(base, other) / (norm(base) * norm(other))).clamp(-1.0, 1.0);
-    let angle = cosine.acos();
-    let weights = if cosine.abs() > PARALLEL {
-        [1.0 - t, t]
-    } else {
-        [((1.0 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin()]
-    };
-    let along = |(b, x): (&f64, &f64)| weights[0] * b + weights[1] * x;
-    vec![base.iter().zip(other).map(along).collect()]
-}
+mod properties {
+    use super::*;
+    use crate::fit::properties::{Case, check};
 
-#[cfg(test)]
-check!(Slerp, naive, "a6f793a221d7fa34");
+    fn naive(case: &Case<'_>) -> Vec<Vec<f64>> {
+        let t = case.parameters.number("t");
+        let (base, other) = (&case.operands[0], &case.operands[1]);
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let norm = |x: &[f64]| if dot(x, x).sqrt() > NO_NORM { dot(x, x).sqrt() } else { 1.0 };
+        let cosine = (dot(base, other) / (norm(base) * norm(other))).clamp(-1.0, 1.0);
+        let angle = cosine.acos();
+        let weights = if cosine.abs() > PARALLEL {
+            [1.0 - t, t]
+        } else {
+            [((1.0 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin()]
+        };
+        let along = |(b, x): (&f64, &f64)| weights[0] * b + weights[1] * x;
+        vec![base.iter().zip(other).map(along).collect()]
+    }
+
+    check!(Slerp, naive, "a6f793a221d7fa34");
+}

@@ -1,8 +1,6 @@
 //! `task_arithmetic`: the base plus the weighted sum of the branches' deltas.
 
 use super::parameters::{LAMBDA, WEIGHT, normalize};
-#[cfg(test)]
-use super::properties::{Case, check};
 use crate::fit::prelude::*;
 
 /// See the module.
@@ -48,9 +46,13 @@ impl Method for TaskArithmetic {
 }
 
 #[cfg(test)]
-fn naive(case: &Case<'_>) -> Vec<Vec<f64>> {
-    case.on_base(combine::naive(case.parameters, &case.deltas(), false))
-}
+mod properties {
+    use super::*;
+    use crate::fit::properties::{Case, check};
 
-#[cfg(test)]
-check!(TaskArithmetic, naive, "8dcc8c12a1a187da");
+    fn naive(case: &Case<'_>) -> Vec<Vec<f64>> {
+        case.on_base(combine::naive(case.parameters, &case.deltas(), false))
+    }
+
+    check!(TaskArithmetic, naive, "8dcc8c12a1a187da");
+}

@@ -1,8 +1,6 @@
 //! `ties`: trim the deltas to their largest elements, elect a sign, add what agrees with it.
 
 use super::parameters::{DENSITY, LAMBDA, WEIGHT, normalize};
-#[cfg(test)]
-use super::properties::{Case, check};
 use crate::fit::prelude::*;
 
 /// See the module.
@@ -57,28 +55,32 @@ impl Method for Ties {
 }
 
 #[cfg(test)]
-fn naive(case: &Case<'_>) -> Vec<Vec<f64>> {
-    // At the cut either side is right: all of its equals, or none.
-    let trim = |delta: &Vec<f64>, density: f64, equals: bool| -> Vec<f64> {
-        let mut sizes: Vec<f64> = delta.iter().map(|d| d.abs()).collect();
-        sizes.sort_by(f64::total_cmp);
-        let wanted = ((density * sizes.len() as f64) as usize).max(1);
-        let cut = sizes[sizes.len() - wanted];
-        let kept = |d: &f64| density > 0.0 && (d.abs() > cut || equals && d.abs() == cut);
-        delta.iter().map(|d| if kept(d) { *d } else { 0.0 }).collect()
-    };
-    let densities = case.parameters.numbers("density");
-    let deltas = case.deltas();
-    let choices = 0..1 << deltas.len();
-    let result = |choice: usize| {
-        let trimmed = deltas.iter().zip(&densities).enumerate();
-        let trimmed: Vec<Vec<f64>> = trimmed
-            .map(|(i, (delta, &density))| trim(delta, density, choice >> i & 1 == 1))
-            .collect();
-        case.on_base(combine::naive(case.parameters, &trimmed, true))
-    };
-    choices.flat_map(result).collect()
-}
+mod properties {
+    use super::*;
+    use crate::fit::properties::{Case, check};
 
-#[cfg(test)]
-check!(Ties, naive, "650b9e3751395d1a");
+    fn naive(case: &Case<'_>) -> Vec<Vec<f64>> {
+        // At the cut either side is right: all of its equals, or none.
+        let trim = |delta: &Vec<f64>, density: f64, equals: bool| -> Vec<f64> {
+            let mut sizes: Vec<f64> = delta.iter().map(|d| d.abs()).collect();
+            sizes.sort_by(f64::total_cmp);
+            let wanted = ((density * sizes.len() as f64) as usize).max(1);
+            let cut = sizes[sizes.len() - wanted];
+            let kept = |d: &f64| density > 0.0 && (d.abs() > cut || equals && d.abs() == cut);
+            delta.iter().map(|d| if kept(d) { *d } else { 0.0 }).collect()
+        };
+        let densities = case.parameters.numbers("density");
+        let deltas = case.deltas();
+        let choices = 0..1 << deltas.len();
+        let result = |choice: usize| {
+            let trimmed = deltas.iter().zip(&densities).enumerate();
+            let trimmed: Vec<Vec<f64>> = trimmed
+                .map(|(i, (delta, &density))| trim(delta, density, choice >> i & 1 == 1))
+                .collect();
+            case.on_base(combine::naive(case.parameters, &trimmed, true))
+        };
+        choices.flat_map(result).collect()
+    }
+
+    check!(Ties, naive, "650b9e3751395d1a");
+}

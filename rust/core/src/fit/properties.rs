@@ -17,10 +17,10 @@ const FLOATS: [Dtype; 6] =
 
 /// A method's formula as its paper writes it: whole vectors in `f64`. Several results where a cut is near, of which
 /// every element may have any.
-pub(super) type Naive = fn(&Case<'_>) -> Vec<Vec<f64>>;
+pub(crate) type Naive = fn(&Case<'_>) -> Vec<Vec<f64>>;
 
 /// What a naive formula sees.
-pub(super) struct Case<'c> {
+pub(crate) struct Case<'c> {
     pub parameters: &'c Parameters,
     /// The base first, where there is one.
     pub operands: Vec<Vec<f64>>,
@@ -31,13 +31,13 @@ pub(super) struct Case<'c> {
 
 impl Case<'_> {
     /// Each branch less the base.
-    pub(super) fn deltas(&self) -> Vec<Vec<f64>> {
+    pub(crate) fn deltas(&self) -> Vec<Vec<f64>> {
         let (base, branches) = self.operands.split_at(1);
         branches.iter().map(|x| x.iter().zip(&base[0]).map(|(x, b)| x - b).collect()).collect()
     }
 
     /// The base plus each merged delta.
-    pub(super) fn on_base(&self, deltas: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+    pub(crate) fn on_base(&self, deltas: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
         let add =
             |delta: Vec<f64>| delta.iter().zip(&self.operands[0]).map(|(d, b)| b + d).collect();
         deltas.into_iter().map(add).collect()
@@ -241,7 +241,7 @@ fn with_base<M: Method>(method: &M) -> usize {
 }
 
 /// Within half a step of the dtype and eight roundings of what is summed.
-pub(super) fn agrees_with_naive<M: Method>(method: &M, naive: Naive) {
+pub(crate) fn agrees_with_naive<M: Method>(method: &M, naive: Naive) {
     for (number, dtype) in FLOATS.into_iter().enumerate() {
         for branches in counts(method) {
             for (rows, row) in [(1, 1), (1, 15), (7, 1), (3, 33), (5, 1000)] {
@@ -283,7 +283,7 @@ pub(super) fn agrees_with_naive<M: Method>(method: &M, naive: Naive) {
 }
 
 /// The same bits for any number of threads and any blocks, of tensors that are cut into chunks.
-pub(super) fn same_bits_however_cut<M: Method>(method: &M) {
+pub(crate) fn same_bits_however_cut<M: Method>(method: &M) {
     let row = 1 << 9;
     let elements = 3 * CHUNK as usize + 5 * row;
     let branches = *counts(method).end().min(&2);
@@ -298,7 +298,7 @@ pub(super) fn same_bits_however_cut<M: Method>(method: &M) {
 }
 
 /// Operands that all agree are the result, bit for bit, zeros of both signs too.
-pub(super) fn nothing_changed_changes_nothing<M: Method>(method: &M) {
+pub(crate) fn nothing_changed_changes_nothing<M: Method>(method: &M) {
     for dtype in FLOATS {
         for branches in counts(method) {
             let mut base = operands(1, 333, 5).remove(0);
@@ -320,7 +320,7 @@ pub(super) fn nothing_changed_changes_nothing<M: Method>(method: &M) {
 }
 
 /// The same bits on every machine, with every instruction set: those that were seen when the method was written.
-pub(super) fn same_bits_everywhere<M: Method>(method: &M, expected: &str) {
+pub(crate) fn same_bits_everywhere<M: Method>(method: &M, expected: &str) {
     let mut hasher = blake3::Hasher::new();
     for dtype in FLOATS {
         for branches in counts(method) {
@@ -336,31 +336,25 @@ pub(super) fn same_bits_everywhere<M: Method>(method: &M, expected: &str) {
 /// The properties of a method whose formula is `naive`, and whose results have this hash.
 macro_rules! check {
     ($method:expr, $naive:expr, $hash:literal) => {
-        #[cfg(test)]
-        mod properties {
-            use super::*;
-            use crate::methods::properties;
+        #[test]
+        fn agrees_with_naive() {
+            crate::fit::properties::agrees_with_naive(&$method, $naive);
+        }
 
-            #[test]
-            fn agrees_with_naive() {
-                properties::agrees_with_naive(&$method, $naive);
-            }
+        #[test]
+        fn same_bits_everywhere() {
+            crate::fit::properties::same_bits_everywhere(&$method, $hash);
+        }
 
-            #[test]
-            fn same_bits_everywhere() {
-                properties::same_bits_everywhere(&$method, $hash);
-            }
+        #[test]
+        fn same_bits_however_cut() {
+            crate::fit::properties::same_bits_however_cut(&$method);
+        }
 
-            #[test]
-            fn same_bits_however_cut() {
-                properties::same_bits_however_cut(&$method);
-            }
-
-            #[test]
-            fn nothing_changed_changes_nothing() {
-                properties::nothing_changed_changes_nothing(&$method);
-            }
+        #[test]
+        fn nothing_changed_changes_nothing() {
+            crate::fit::properties::nothing_changed_changes_nothing(&$method);
         }
     };
 }
-pub(super) use check;
+pub(crate) use check;
