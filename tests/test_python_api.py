@@ -265,19 +265,35 @@ def test_a_long_default_out_is_cut() -> None:
     assert len(recipe.default_out(["x" * 100] * 50, "arcee", bm.methods()).encode()) < 200
 
 
-def test_from_core_makes_the_promised_exceptions() -> None:
-    def made(**said: Any) -> BaseException:
-        return errors.from_core(json.dumps({"message": "m", "hint": "h", **said}))
+CONTRACT = Path(__file__).parent / "contract" / "errors.json"
+RAISED = {
+    "recipe": bm.RecipeError,
+    "checkpoint": bm.CheckpointError,
+    "output_exists": bm.OutputExists,
+    "cancelled": KeyboardInterrupt,
+}
 
-    assert type(made(**{"class": "recipe", "tensor": "t"})) is bm.RecipeError
-    assert type(made(**{"class": "checkpoint"})) is bm.CheckpointError
-    assert type(made(**{"class": "output_exists"})) is bm.OutputExists
-    assert type(made(**{"class": "cancelled"})) is KeyboardInterrupt
-    missing = made(**{"class": "os", "errno": 2, "path": "p"})
-    assert type(missing) is FileNotFoundError
-    assert (missing.filename, missing.hint) == ("p", "h")  # type: ignore[attr-defined]
-    assert type(made(**{"class": "os", "errno": None})) is bm.BranchmergeError
-    several = made(**{"class": "recipe", "problems": [{"message": "x", "at": "a"}, {"message": "y"}]})
+
+@pytest.mark.parametrize("said", json.loads(CONTRACT.read_text()), ids=lambda said: said["message"].split("`: ")[-1])
+def test_every_kind_of_error_becomes_its_exception(said: dict[str, Any]) -> None:
+    error = errors.from_core(json.dumps(said))
+    assert said["message"] in str(error)
+    if said["class"] == "os":
+        expected = bm.BranchmergeError if said["errno"] is None else OSError
+        assert isinstance(error, expected)
+        assert getattr(error, "errno", None) == said["errno"]
+        assert getattr(error, "filename", said["path"]) == said["path"]
+    else:
+        assert type(error) is RAISED[said["class"]]
+    if isinstance(error, bm.BranchmergeError):
+        assert (error.tensor, error.branch, error.path) == (said["tensor"], said["branch"], said["path"])
+    if not isinstance(error, KeyboardInterrupt):
+        assert getattr(error, "hint", None) == said["hint"]
+
+
+def test_an_error_of_several_problems_keeps_them() -> None:
+    problems = [{"message": "x", "at": "a"}, {"message": "y"}]
+    several = errors.from_core(json.dumps({"class": "recipe", "message": "m", "problems": problems}))
     assert isinstance(several, bm.RecipeError)
     assert [problem.message for problem in several.problems] == ["x", "y"]
 

@@ -295,10 +295,24 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match &*self.kind {
             Kind::Problems(problems) => problems.iter().find_map(Self::hint),
+            Kind::Recipe { hint: None, .. }
+            | Kind::Unknown { near: None, .. }
+            | Kind::Value { .. } => Some(
+                "`branchmerge methods` lists the methods and what their parameters take".into(),
+            ),
             Kind::Recipe { hint, .. } => hint.clone(),
             Kind::Unknown { near, .. } => near.clone(),
-            Kind::Mismatch { allow, .. } => {
-                allow.map(|rule| format!("`--allow {rule}` permits it (docs: Allowing)"))
+            Kind::Mismatch { allow: Some(rule), .. } => {
+                Some(format!("`--allow {rule}` permits it"))
+            }
+            Kind::Mismatch { allow: None, .. } => Some(
+                "leave this branch out: only checkpoints of one architecture can be fused".into(),
+            ),
+            Kind::Malformed { .. } => {
+                Some("fetch or save it again: it is damaged, or not what its name says".into())
+            }
+            Kind::NotVerified { .. } => {
+                Some("fuse again, or copy it again from where it is whole".into())
             }
             Kind::NoCheckpoint { hint } | Kind::OutputExists { hint, .. } => Some(hint.clone()),
             Kind::NotFinite { .. } => Some("`--allow nan=carry` lets it through".into()),
@@ -319,11 +333,8 @@ impl Error {
             Kind::Internal { .. } => {
                 Some("this is a defect of branchmerge; please report it".into())
             }
-            Kind::Os { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => Some(
-                "free some room and give the same command again: it goes on where it stopped"
-                    .into(),
-            ),
-            _ => None,
+            Kind::Os { source, .. } => Some(os_hint(source.raw_os_error()).into()),
+            Kind::Cancelled => Some("the same command again goes on where it stopped".into()),
         }
     }
 
@@ -364,6 +375,22 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// What to do where the operating system says no.
+fn os_hint(errno: Option<i32>) -> &'static str {
+    match errno {
+        Some(libc::ENOSPC | libc::EDQUOT) => {
+            "free some room and give the same command again: it goes on where it stopped"
+        }
+        Some(libc::EMFILE | libc::ENFILE) => "allow more open files: `ulimit -n 4096`",
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
+            "see who may read and write there, or name another place"
+        }
+        Some(libc::ENOENT | libc::ENOTDIR) => "see whether the path is right and still there",
+        Some(libc::EIO) => "the disk or its network may be failing: see the system's log",
+        _ => "when it is mended, give the same command again: it goes on where it stopped",
+    }
+}
 
 /// A name from a file as it may be shown: control characters escaped, long ones cut in the middle.
 #[must_use]

@@ -107,3 +107,48 @@ vectorised! {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fit::method::Space;
+    use crate::fit::properties::Room;
+    use crate::fit::tensor::CHUNK;
+    use crate::read::dtype::Dtype;
+
+    /// Exactly as many are kept as asked for, none smaller than one that is not, and they lie everywhere.
+    #[track_caller]
+    fn keeps_exactly(values: Vec<f64>, share: f64) {
+        let base = vec![0.0; values.len()];
+        let room = Room::new(Dtype::F32, &[base, values.clone()], values.len());
+        let tensor = room.tensor::<f32>(Space::Delta, true, 2);
+        let cut = largest(&tensor, &[share]).expect("a cut")[0];
+        let values: Vec<f32> = values.into_iter().map(|value| value as f32).collect();
+        let mut kept = vec![0.0; values.len()];
+        cut.keep(tensor.streams[0], 0, &values, &mut kept);
+        let chosen = kept.iter().filter(|value| **value != 0.0).count();
+        assert_eq!(chosen, ((share * values.len() as f64).floor() as usize).max(1));
+        let both = || values.iter().zip(&kept);
+        let least =
+            kept.iter().filter(|value| **value != 0.0).fold(f32::MAX, |a, b| a.min(b.abs()));
+        assert!(both().all(|(value, kept)| kept == value || value.abs() <= least));
+        let early = kept[..kept.len() / 2].iter().filter(|value| **value != 0.0).count() as f64;
+        assert!((early / chosen as f64 - 0.5).abs() < 3.0 / (chosen as f64).sqrt());
+    }
+
+    #[test]
+    fn equal_magnitudes_are_kept_as_many_as_asked_for() {
+        let steps = |elements: usize, levels: u32| {
+            let value = |element: usize| {
+                let mixed = (element as u32).wrapping_mul(0x9e37_79b1) >> 16;
+                (1 + mixed % levels) as f64 * if mixed & 1 == 0 { 0.5 } else { -0.5 }
+            };
+            (0..elements).map(value).collect::<Vec<f64>>()
+        };
+        for elements in [1, 1000, 2 * CHUNK as usize + 77] {
+            for (levels, share) in [(1, 0.5), (1, 0.001), (3, 0.4), (1000, 0.2), (60_000, 0.9)] {
+                keeps_exactly(steps(elements, levels), share);
+            }
+        }
+    }
+}

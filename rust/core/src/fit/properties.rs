@@ -1,10 +1,11 @@
-//! What every method must fulfil, whatever it computes: `check!` at the end of each method's file brings it all.
+//! What every method must fulfil, whatever it computes: `check!` in each method's file brings it all.
 
 use tempfile::TempDir;
 
 use crate::error::Result;
-use crate::fit::method::{Base, Method, Parameters, Type, Value};
+use crate::fit::method::{Base, Method, Parameters, Space, Type, Value};
 use crate::fit::node::Node;
+use crate::fit::number::Number;
 use crate::fit::random::Stream;
 use crate::fit::tensor::{BLOCK, CHUNK, Context, Leaf, Operand, Reader, Tensor};
 use crate::parallel::{Progress, Team};
@@ -45,16 +46,17 @@ impl Case<'_> {
 }
 
 /// Stored operands of one tensor.
-struct Room {
+pub(crate) struct Room {
     sources: Vec<Source>,
     stored: Stored,
     row: usize,
+    progress: Progress,
     _directory: TempDir,
 }
 
 impl Room {
     /// `operands` as numbers, rounded to `dtype`.
-    fn new(dtype: Dtype, operands: &[Vec<f64>], row: usize) -> Self {
+    pub(crate) fn new(dtype: Dtype, operands: &[Vec<f64>], row: usize) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let elements = operands[0].len();
         let bytes = dtype.bytes_for(elements as u64).expect("whole bytes");
@@ -71,6 +73,7 @@ impl Room {
             sources,
             stored: Stored { dtype, shape, file: 0, range: 0..bytes },
             row,
+            progress: Progress::default(),
             _directory: directory,
         }
     }
@@ -101,29 +104,38 @@ impl Room {
         }
     }
 
-    fn merged_as<M: Method, R: crate::fit::number::Number>(
+    /// The operands, of which the first is the base if there is one, as a method sees them.
+    pub(crate) fn tensor<R: Number>(
+        &self,
+        space: Space,
+        has_base: bool,
+        threads: usize,
+    ) -> Tensor<'_, R> {
+        let leaf = |(input, source)| {
+            Operand::Leaf(Leaf { source, stored: &self.stored, label: "x", input })
+        };
+        Tensor {
+            name: "weight",
+            elements: self.stored.elements(),
+            row_length: self.row as u64,
+            space,
+            has_base,
+            streams: streams(self.sources.len() - usize::from(has_base)),
+            team: Team::new(threads),
+            context: Context { progress: &self.progress, carry: false },
+            operands: self.sources.iter().enumerate().map(leaf).collect(),
+        }
+    }
+
+    fn merged_as<M: Method, R: Number>(
         &self,
         method: &M,
         parameters: &Parameters,
         threads: usize,
         block: usize,
     ) -> Result<Vec<u8>> {
-        let progress = Progress::default();
         let spec = Method::spec(method);
-        let leaf = |(input, source)| {
-            Operand::Leaf(Leaf { source, stored: &self.stored, label: "x", input })
-        };
-        let tensor: Tensor<'_, R> = Tensor {
-            name: "weight",
-            elements: self.stored.elements(),
-            row_length: self.row as u64,
-            space: spec.space,
-            has_base: spec.base != Base::None,
-            streams: streams(parameters.branches.len()),
-            team: Team::new(threads),
-            context: Context { progress: &progress, carry: false },
-            operands: self.sources.iter().enumerate().map(leaf).collect(),
-        };
+        let tensor = self.tensor::<R>(spec.space, spec.base != Base::None, threads);
         let fit = method.fit(&tensor, parameters)?;
         let node = Node { tensor, kernel: fit.kernel, rounding: None, figures: fit.figures };
         let mut reader = Reader::new(&node.tensor, block);
