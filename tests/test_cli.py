@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -31,7 +32,10 @@ def test_help_of_every_command() -> None:
 
 
 def test_version() -> None:
-    assert re.fullmatch(r"branchmerge \d+\.\d+\.\d+\n", program.run("--version").stdout)
+    told = program.run("--version").stdout
+    assert re.fullmatch(r"branchmerge \d+\.\d+\.\d+\n", told)
+    as_module = [sys.executable, "-m", "branchmerge", "--version"]
+    assert subprocess.run(as_module, capture_output=True, text=True, check=True).stdout == told
 
 
 @pytest.mark.parametrize(

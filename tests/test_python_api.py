@@ -178,6 +178,17 @@ def test_a_tensor_that_is_not_finite_is_named(models: Path) -> None:
     assert [one["rule"] for one in result.allowed] == ["nan"]
 
 
+@pytest.mark.parametrize("io", ["map", "read"])
+def test_integers_that_differ_are_refused(io: str, tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        counts = {"counts": np.full(3, seed, dtype=np.int64)}
+        checkpoints.write(tmp_path / name, checkpoints.weights(seed) | counts)
+    with pytest.raises(bm.CheckpointError) as caught:
+        bm.fuse(tmp_path / "a", tmp_path / "b", out=tmp_path / "out", io=io)
+    assert str(caught.value) == "tensor `counts`: branch `b`: I64 values do not merge, found others than in `a`"
+    assert caught.value.hint
+
+
 def test_allow(models: Path) -> None:
     tensors = checkpoints.weights(9, of=1)
     del tensors["lm_head.weight"]

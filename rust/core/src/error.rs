@@ -100,6 +100,14 @@ pub enum Kind {
         /// The first element, counted in row-major order.
         element: u64,
     },
+    /// A tensor that is not computed with, and of which the inputs hold different values.
+    #[error("{dtype} values do not merge, found others than in `{expected}`")]
+    Unequal {
+        /// The stored dtype.
+        dtype: &'static str,
+        /// The label of the branch that it is compared with.
+        expected: String,
+    },
     /// An input is not what it was when the plan was made.
     #[error("the file changed during the run: {what}")]
     Changed {
@@ -282,6 +290,7 @@ impl Error {
             | Kind::MemoryBound { .. } => Class::Recipe,
             Kind::Malformed { .. }
             | Kind::NotFinite { .. }
+            | Kind::Unequal { .. }
             | Kind::Changed { .. }
             | Kind::NotVerified { .. } => Class::Checkpoint,
             Kind::OutputExists { .. } | Kind::OtherRun { .. } | Kind::Locked => Class::OutputExists,
@@ -305,7 +314,7 @@ impl Error {
             Kind::Mismatch { allow: Some(rule), .. } => {
                 Some(format!("`--allow {rule}` permits it"))
             }
-            Kind::Mismatch { allow: None, .. } => Some(
+            Kind::Mismatch { allow: None, .. } | Kind::Unequal { .. } => Some(
                 "leave this branch out: only checkpoints of one architecture can be fused".into(),
             ),
             Kind::Malformed { .. } => {

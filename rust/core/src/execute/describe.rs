@@ -126,6 +126,7 @@ mod tests {
             Kind::NoCheckpoint { hint: text("name a directory") },
             Kind::Malformed { what: text("the header is 3 bytes") },
             Kind::NotFinite { what: text("NaN"), element: 7 },
+            Kind::Unequal { dtype: "I64", expected: text("code") },
             Kind::Changed { what: text("it is gone") },
             Kind::NotVerified { what: text("a part differs") },
             Kind::OutputExists { what: text("it is there"), hint: text("name another") },
@@ -139,7 +140,7 @@ mod tests {
             Kind::Cancelled,
             Kind::Internal { what: text("a worker panicked") },
         ];
-        let mut seen = [false; 17];
+        let mut seen = [false; 18];
         for kind in &kinds {
             let place = match kind {
                 Kind::Problems(_) => 0,
@@ -159,6 +160,7 @@ mod tests {
                 Kind::Os { .. } => 14,
                 Kind::Cancelled => 15,
                 Kind::Internal { .. } => 16,
+                Kind::Unequal { .. } => 17,
             };
             seen[place] = true;
         }

@@ -15,6 +15,8 @@ use crate::parallel::Team;
 use crate::plan::expression::{Expression, Merge};
 use crate::plan::layout::Placed;
 use crate::plan::plan::{self, Job, Plan};
+use crate::read::header::Stored;
+use crate::read::source::Source;
 use crate::read::tree_hash::{self, Part};
 use crate::write::output::Finished;
 
@@ -92,7 +94,7 @@ fn merge<R: Fitted>(
         .iter()
         .map(|&(input, tensor)| {
             let same = |leaf: &&Leaf<'_>| {
-                leaf.input == input && std::ptr::eq(leaf.stored, stored(work.plan, input, tensor))
+                leaf.input == input && std::ptr::eq(leaf.stored, stored(work.plan, input, tensor).1)
             };
             leaves
                 .iter()
@@ -174,8 +176,10 @@ fn stretch<R: Fitted>(
     Ok(done)
 }
 
-fn stored<'p>(plan: &'p Plan, input: usize, tensor: &str) -> &'p crate::read::header::Stored {
-    &plan.checkpoints[input].tensors[tensor]
+fn stored<'p>(plan: &'p Plan, input: usize, tensor: &str) -> (&'p Source, &'p Stored) {
+    let checkpoint = &plan.checkpoints[input];
+    let stored = &checkpoint.tensors[tensor];
+    (&checkpoint.files[stored.file], stored)
 }
 
 /// Turns an expression of the plan into fitted nodes, from the leaves up.
@@ -191,13 +195,11 @@ impl<'b> Build<'b> {
         let mut operands = Vec::with_capacity(merge.operands.len());
         for (position, operand) in merge.operands.iter().enumerate() {
             operands.push(match operand {
-                Expression::Stored(at) => Operand::Leaf(Leaf {
-                    stored: stored(plan, at.input, &at.tensor),
-                    source: &plan.checkpoints[at.input].files
-                        [stored(plan, at.input, &at.tensor).file],
-                    label: &plan.labels[at.input],
-                    input: at.input,
-                }),
+                Expression::Stored(at) => {
+                    let (source, stored) = stored(plan, at.input, &at.tensor);
+                    let label = &plan.labels[at.input];
+                    Operand::Leaf(Leaf { source, stored, label, input: at.input })
+                }
                 Expression::Merge(inner) => {
                     place.push(position);
                     let node = self.node(inner, place)?;
@@ -267,22 +269,23 @@ fn copy(
         work.progress.check()?;
         let range = index as u64 * COPY..placed.bytes.min((index as u64 + 1) * COPY);
         let (mut first, mut other) = (Vec::new(), Vec::new());
-        let bytes = read(work.plan, &inputs[0], range.clone(), &mut first)?;
+        let (source, bytes) = read(work.plan, &inputs[0], range.clone(), &mut first)?;
         for input in &inputs[1..] {
-            if read(work.plan, input, range.clone(), &mut other)? != bytes {
-                return Err(differs(work.plan, job, inputs[0].0, input.0));
+            let (other_source, other) = read(work.plan, input, range.clone(), &mut other)?;
+            let equal = other == bytes;
+            other_source.intact()?;
+            if !equal {
+                source.intact()?;
+                let expected = work.plan.labels[inputs[0].0].clone();
+                let kind = Kind::Unequal { dtype: job.dtype.name(), expected };
+                return Err(Error::from(kind).branch(&work.plan.labels[input.0]));
             }
         }
         work.output.write_at(placed.file, placed.offset + range.start, bytes)?;
+        let part = tree_hash::part(bytes, range.start, placed.bytes);
+        source.intact()?;
         work.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         work.progress.add_bytes(bytes.len() as u64);
-        let part = tree_hash::part(bytes, range.start, placed.bytes);
-        for (input, _) in inputs {
-            work.plan.checkpoints[*input]
-                .files
-                .iter()
-                .try_for_each(super::super::read::source::Source::intact)?;
-        }
         Ok(part)
     })?;
     let hash = tree_hash::join(&parts);
@@ -290,23 +293,14 @@ fn copy(
     Ok(Finished { tensor: job.name.clone(), hash, inputs, statistics: json!({}) })
 }
 
+/// The bytes of a part of a stored tensor, and the file that they are of.
 fn read<'s>(
     plan: &'s Plan,
     (input, tensor): &(usize, String),
     range: Range<u64>,
     buffer: &'s mut Vec<u8>,
-) -> Result<&'s [u8]> {
-    let stored = stored(plan, *input, tensor);
+) -> Result<(&'s Source, &'s [u8])> {
+    let (source, stored) = stored(plan, *input, tensor);
     let (start, end) = (stored.range.start + range.start, stored.range.start + range.end);
-    plan.checkpoints[*input].files[stored.file].bytes(start..end, buffer)
-}
-
-fn differs(plan: &Plan, job: &Job, first: usize, other: usize) -> Error {
-    let kind = Kind::Mismatch {
-        what: "the values are not numbers that merge, and differ",
-        found: format!("other {} values", job.dtype.name()),
-        expected: format!("those of `{}`", plan.labels[first]),
-        allow: None,
-    };
-    Error::from(kind).branch(&plan.labels[other])
+    Ok((source, source.bytes(start..end, buffer)?))
 }

@@ -468,9 +468,8 @@ mod tests {
         let hidden = |element: usize| if drawn[element] { 5.0 } else { noise(element) };
         agrees_with_sorting(&(0..ELEMENTS).map(hidden).collect::<Vec<_>>());
         // More lies between what was drawn than may be kept.
-        let crowded = |element: usize| match drawn[element] {
-            true => (element % 2) as f64 * 4.0 - 2.0,
-            false => noise(element),
+        let crowded = |element: usize| {
+            if drawn[element] { (element % 2) as f64 * 4.0 - 2.0 } else { noise(element) }
         };
         agrees_with_sorting(&(0..ELEMENTS).map(crowded).collect::<Vec<_>>());
     }
