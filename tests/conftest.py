@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -16,6 +17,14 @@ CRASHES_A_TEST = 10
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--crashes", type=int, default=60, help="how many runs are killed at random moments (60)")
+
+
+def pytest_sessionstart() -> None:
+    """Let the tests' programs be stopped by signals, though who started the tests (`nohup`, `&`) has them ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            # What is handled here has its default in a program that is started, what is ignored stays ignored.
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else lambda *_: None)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
