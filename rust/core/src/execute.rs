@@ -28,7 +28,7 @@ use crate::write::output::{Finished, Output, Run, finish_replacement};
 /// Small tensors that a worker takes at once, at most.
 const HANDFUL: usize = 256;
 /// How much may be written before the disk is asked to begin.
-const UNSYNCED: u64 = 64 << 20;
+const UNSYNCED: u64 = 16 << 20;
 /// How often memory is looked at.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -217,14 +217,15 @@ impl Work<'_> {
         let mut synced = 0;
         while !ended.load(Ordering::Acquire) {
             peak.look();
-            std::thread::park_timeout(LOOK);
             let written = self.written.load(Ordering::Relaxed);
-            if written - synced >= UNSYNCED {
-                synced = written;
-                // A failed sync is remembered, and ends the run when it publishes.
-                if self.output.sync().is_err() {
-                    return;
-                }
+            if written - synced < UNSYNCED {
+                std::thread::park_timeout(LOOK);
+                continue;
+            }
+            synced = written;
+            // A failed sync is remembered, and ends the run when it publishes.
+            if self.output.sync().is_err() {
+                return;
             }
         }
     }

@@ -103,7 +103,11 @@ fn merge<R: Fitted>(
         })
         .collect();
     let chunks = node.tensor.chunks();
-    let share = chunks.div_ceil(team.threads() as u64 * 32).clamp(1, 64);
+    // Enough stretches that no worker waits long for another; one alone makes long ones.
+    let share = match team.threads() as u64 {
+        1 => 64,
+        threads => chunks.div_ceil(threads * 32).clamp(1, 64),
+    };
     let count = chunks.div_ceil(share) as usize;
     let stretches = team.run(count, |index| {
         let first = index as u64 * share;
