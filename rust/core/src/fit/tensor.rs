@@ -425,14 +425,14 @@ impl<'a, R: Number> Tensor<'a, R> {
         for (i, operand) in self.operands.iter().enumerate() {
             let (before, here) = scratch.values.split_at_mut(i * scratch.stride);
             let values = &mut here[..length];
-            match operand {
+            let all_finite = match operand {
                 Operand::Leaf(stored) => {
                     let bytes = raw.leaves[*leaf];
                     *leaf += 1;
                     let size = (stored.stored.dtype.bits() / 8) as usize;
                     let held = (bytes.len() / size).clamp(within.start, within.end) - within.start;
                     let from = (within.start * size).min(bytes.len());
-                    dtype::decode(
+                    let finite = dtype::decode(
                         stored.stored.dtype,
                         &bytes[from..from + held * size],
                         &mut values[..held],
@@ -440,6 +440,7 @@ impl<'a, R: Number> Tensor<'a, R> {
                     if held < length {
                         values[held..].copy_from_slice(&before[held..length]);
                     }
+                    finite
                 }
                 Operand::Node(node) => {
                     if let Some(inner) = inner.next() {
@@ -451,9 +452,10 @@ impl<'a, R: Number> Tensor<'a, R> {
                         }
                         node.round(values, &mut inner.bytes)?;
                     }
+                    all_finite(values)
                 }
-            }
-            if !all_finite(values) {
+            };
+            if !all_finite {
                 finite = false;
                 if !self.context.carry {
                     return Err(self.not_finite(operand, raw.start + within.start as u64, values));

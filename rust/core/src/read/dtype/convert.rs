@@ -4,21 +4,21 @@ use super::pattern::{Brain, E4m3, E5m2, Format, Half, Single};
 use super::{Dtype, Real};
 use crate::error::{Error, Kind, Result};
 
-/// The numbers of stored bytes, little-endian, exactly; only `F64` into `f32` rounds, to nearest even.
+/// The numbers of stored bytes, little-endian, exactly; only `F64` into `f32` rounds, to nearest even. Returns whether all
+/// are finite.
 ///
 /// # Errors
 /// `Internal` where the lengths do not agree or the dtype does not merge: the plan has made sure of both.
-pub fn decode<R: Real>(dtype: Dtype, bytes: &[u8], out: &mut [R]) -> Result<()> {
+pub fn decode<R: Real>(dtype: Dtype, bytes: &[u8], out: &mut [R]) -> Result<bool> {
     check(dtype, out.len(), bytes.len())?;
-    match dtype {
+    Ok(match dtype {
         Dtype::F8E4M3 => widen::<R, E4m3, 1>(bytes, out),
         Dtype::F8E5M2 => widen::<R, E5m2, 1>(bytes, out),
         Dtype::F16 => widen::<R, Half, 2>(bytes, out),
         Dtype::BF16 => widen::<R, Brain, 2>(bytes, out),
         Dtype::F32 => widen::<R, Single, 4>(bytes, out),
         _ => from_doubles(bytes, out),
-    }
-    Ok(())
+    })
 }
 
 /// The bytes, little-endian, of numbers rounded once to the nearest of `dtype`, the even one of two.
@@ -61,13 +61,17 @@ fn check(dtype: Dtype, elements: usize, bytes: usize) -> Result<()> {
 }
 
 vectorised! {
-    fn widen<R: Real, F: Format, const BYTES: usize>(bytes: &[u8], out: &mut [R]) {
+    fn widen<R: Real, F: Format, const BYTES: usize>(bytes: &[u8], out: &mut [R]) -> bool {
         let none = unseen_zero();
+        let mut largest = 0;
         for (value, stored) in out.iter_mut().zip(bytes.as_chunks::<BYTES>().0) {
             let mut pattern = [0; 4];
             pattern[..BYTES].copy_from_slice(stored);
-            *value = R::widen::<F>(u32::from_le_bytes(pattern) ^ none);
+            let pattern = u32::from_le_bytes(pattern) ^ none;
+            *value = R::widen::<F>(pattern);
+            largest = largest.max(pattern & ((1 << F::SIGN) - 1));
         }
+        largest < F::SPECIAL
     }
 }
 
@@ -82,11 +86,14 @@ vectorised! {
 }
 
 vectorised! {
-    fn from_doubles<R: Real>(bytes: &[u8], out: &mut [R]) {
+    fn from_doubles<R: Real>(bytes: &[u8], out: &mut [R]) -> bool {
         let none = u64::from(unseen_zero());
+        let mut finite = true;
         for (value, stored) in out.iter_mut().zip(bytes.as_chunks::<8>().0) {
             *value = R::from_double(f64::from_bits(u64::from_le_bytes(*stored) ^ none));
+            finite &= value.is_finite();
         }
+        finite
     }
 }
 

@@ -19,7 +19,6 @@ pub trait Real:
     + Debug
     + 'static
     + Add<Output = Self>
-    + AddAssign
     + Sub<Output = Self>
     + Mul<Output = Self>
     + Div<Output = Self>

@@ -72,7 +72,8 @@ fn encoded<R: Real>(dtype: Dtype, value: R) -> u64 {
 fn decoded<R: Real>(dtype: Dtype, pattern: u64) -> R {
     let mut value = [R::ZERO];
     let bytes = pattern.to_le_bytes();
-    decode(dtype, &bytes[..(dtype.bits() / 8) as usize], &mut value).unwrap();
+    let finite = decode(dtype, &bytes[..(dtype.bits() / 8) as usize], &mut value).unwrap();
+    assert_eq!(finite, value[0].is_finite(), "{dtype:?} {pattern:#x}");
     value[0]
 }
 
@@ -97,6 +98,7 @@ fn all_patterns_come_back<R: Real>(dtype: Dtype) {
     assert!(back == bytes, "{dtype:?}");
     for (i, value) in values.iter().enumerate() {
         assert_eq!(encoded(dtype, *value), i as u64, "{dtype:?}, one by one");
+        assert_eq!(decoded::<R>(dtype, i as u64).is_finite(), value.is_finite());
     }
 }
 
@@ -225,7 +227,8 @@ proptest! {
         let bytes = bytes.get(from..).unwrap_or(&[]);
         let bytes = &bytes[..bytes.len() / size * size];
         let mut values = vec![0f32; bytes.len() / size];
-        decode(dtype, bytes, &mut values).unwrap();
+        let finite = decode(dtype, bytes, &mut values).unwrap();
+        prop_assert_eq!(finite, values.iter().all(|value| value.is_finite()));
         for (stored, value) in bytes.chunks(size).zip(&values) {
             let mut word = [0; 8];
             word[..size].copy_from_slice(stored);
