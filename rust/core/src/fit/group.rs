@@ -24,29 +24,32 @@ pub fn put<T: Copy>(values: &[T; LANES], out: &mut [T]) {
     }
 }
 
-/// Calls `visit` with place and value of the few elements of which `wanted` is true.
+/// Calls `visit` with place and value of the few elements of which `wanted`, given the same, is true.
 #[inline(always)]
 pub fn each_where<T: Copy>(
     values: &[T],
-    wanted: impl Fn(T) -> bool,
+    mut wanted: impl FnMut(usize, T) -> bool,
     mut visit: impl FnMut(usize, T),
 ) {
-    let mut flags = [0u64; 32];
-    for (number, group) in values.chunks(8 * flags.len()).enumerate() {
-        // Flags are set in one loop and looked at in another: so that the first one vectorises.
-        let mut bytes = [0u8; 8 * 32];
-        for (flag, &value) in bytes.iter_mut().zip(group) {
-            *flag = u8::from(wanted(value));
+    // Flags are set in one loop and looked at in another: so that the first one vectorises.
+    let mut flags = [0u8; 256];
+    for (number, group) in values.chunks(flags.len()).enumerate() {
+        let first = number * flags.len();
+        for (e, (flag, &value)) in flags.iter_mut().zip(group).enumerate() {
+            *flag = u8::from(wanted(first + e, value));
         }
-        for (flags, bytes) in flags.iter_mut().zip(bytes.as_chunks().0) {
-            *flags = u64::from_le_bytes(*bytes);
-        }
-        for (eight, &flags) in flags.iter().enumerate() {
-            let mut flags = flags;
-            while flags != 0 {
-                let e = eight * 8 + flags.trailing_zeros() as usize / 8;
-                visit(number * bytes.len() + e, group[e]);
-                flags &= flags - 1;
+        flags[group.len()..].fill(0);
+        for (number, flags) in flags.as_chunks::<64>().0.iter().enumerate() {
+            // One bit a flag; the product has the low bits of eight bytes side by side at its top.
+            let mut bits = 0;
+            for (eight, flags) in flags.as_chunks().0.iter().enumerate() {
+                let packed = u64::from_le_bytes(*flags).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+                bits |= packed << (8 * eight);
+            }
+            while bits != 0 {
+                let e = 64 * number + bits.trailing_zeros() as usize;
+                visit(first + e, group[e]);
+                bits &= bits - 1;
             }
         }
     }

@@ -1,9 +1,10 @@
 //! The largest elements of a branch by magnitude, exactly as many as asked for.
 
 use crate::error::Result;
-use crate::fit::number::Number;
+use crate::fit::group::each_where;
+use crate::fit::number::{Key, Number};
 use crate::fit::random::Stream;
-use crate::fit::select::{Look, select, select_near};
+use crate::fit::select::{Found, Seen, select_by};
 use crate::fit::tensor::{Block, Tensor};
 
 /// Which elements of a branch are its largest by magnitude.
@@ -23,58 +24,37 @@ pub enum Largest<R> {
 pub fn largest<R: Number>(tensor: &Tensor<'_, R>, shares: &[f64]) -> Result<Vec<Largest<R>>> {
     let searched: Vec<usize> =
         (0..shares.len()).filter(|&i| shares[i] > 0.0 && shares[i] < 1.0).collect();
-    let kept = |i: usize| (shares[i] * tensor.elements as f64).floor().max(1.0) as u64;
-    let push = |block: &Block<'_, R>, lane: usize, keys: &mut Vec<R::Key>| {
-        keys.extend(block.branch(searched[lane]).iter().map(|value| value.abs().key()));
-    };
-    let cuts = if searched.is_empty() || tensor.elements == 0 {
-        Vec::new()
-    } else {
-        select(tensor, searched.len(), push, |lane, all| vec![all - kept(searched[lane]).min(all)])?
-    };
     let mut result: Vec<Largest<R>> = shares
         .iter()
         .map(|&share| if share > 0.0 { Largest::All } else { Largest::None })
         .collect();
-    let mut tied = Vec::new();
-    for (&i, cuts) in searched.iter().zip(&cuts) {
-        let Some(cut) = cuts.first() else { continue };
-        let size = R::from_key(cut.key);
-        result[i] = Largest::Above(size, u32::MAX);
-        let wanted = kept(i) - (tensor.elements - cut.below - cut.equal).min(kept(i));
-        // Which of many zeros is kept makes no difference.
-        if wanted < cut.equal && size != R::ZERO {
-            tied.push(Tied { branch: i, size, wanted, equal: cut.equal });
-        }
-    }
-    if tied.is_empty() {
+    if searched.is_empty() || tensor.elements == 0 {
         return Ok(result);
     }
-    let push = |block: &Block<'_, R>, lane: usize, keys: &mut Vec<u32>| {
-        let Tied { branch, size, .. } = tied[lane];
-        let before = keys.len();
-        keys.resize(before + block.length, 0);
-        let stream = tensor.streams[branch];
-        orders(size, stream, block.start, block.branch(branch), &mut keys[before..]);
+    let push = |block: &Block<'_, R>, lane: usize, keys: &mut Vec<R::Ranked>| {
+        let stream = tensor.streams[searched[lane]];
+        let values = block.branch(searched[lane]).iter().zip(block.start..);
+        keys.extend(values.map(|(value, element)| value.ranked(stream.order(element))));
     };
-    let last = |tied: &Tied<R>| tied.wanted.saturating_sub(1);
-    let looks: Vec<_> =
-        tied.iter().map(|one| vec![Look::among_even(last(one), one.equal)]).collect();
-    let cuts = select_near(tensor, tied.len(), &looks, push, |lane, _| vec![last(&tied[lane])])?;
-    for (one, cuts) in tied.iter().zip(&cuts) {
+    let count = |block: &Block<'_, R>, lane: usize, seen: &mut Seen<R::Ranked>, _: &mut Vec<_>| {
+        let stream = tensor.streams[searched[lane]];
+        seen.all += block.length as u64;
+        for found in &mut seen.looks {
+            sift(found, stream, block.start, block.branch(searched[lane]));
+        }
+    };
+    let least = |lane: usize, all: u64| {
+        let kept = (shares[searched[lane]] * tensor.elements as f64).floor().max(1.0);
+        vec![all - (kept as u64).min(all)]
+    };
+    let cuts = select_by(tensor, searched.len(), push, count, least)?;
+    for (&i, cuts) in searched.iter().zip(&cuts) {
         if let Some(cut) = cuts.first() {
-            result[one.branch] = Largest::Above(one.size, cut.key);
+            let (size, order) = R::of_ranked(cut.key);
+            result[i] = Largest::Above(R::from_key(size), order);
         }
     }
     Ok(result)
-}
-
-/// A branch some of whose equal magnitudes are wanted, and some are not.
-struct Tied<R> {
-    branch: usize,
-    size: R,
-    wanted: u64,
-    equal: u64,
 }
 
 impl<R: Number> Largest<R> {
@@ -99,12 +79,22 @@ vectorised! {
 }
 
 vectorised! {
-    /// The order of the elements of that magnitude; the others come last.
-    fn orders<R: Number>(size: R, stream: Stream, start: u64, values: &[R], orders: &mut [u32]) {
-        for ((order, &value), element) in orders.iter_mut().zip(values).zip(start..) {
-            let number = stream.order(element);
-            *order = if value.abs() == size { number } else { u32::MAX };
-        }
+    /// Counts a branch's elements from `start` on around a look.
+    fn sift<R: Number>(found: &mut Found<R::Ranked>, stream: Stream, start: u64, values: &[R]) {
+        let ((low, last), (high, first)) = (R::of_ranked(found.look.low), R::of_ranked(found.look.high));
+        let mut below = R::Key::default();
+        each_where(
+            values,
+            |e, value| {
+                let (key, order) = (value.abs().key(), stream.order(start + e as u64));
+                let under = (key < low) | (key == low) & (order > last);
+                let over = (key > high) | (key == high) & (order < first);
+                below = below.plus(under);
+                !(under | over)
+            },
+            |e, value| found.between.push(value.ranked(stream.order(start + e as u64))),
+        );
+        found.below += below.wide() as u64;
     }
 }
 
@@ -118,22 +108,24 @@ mod tests {
 
     /// Exactly as many are kept as asked for, none smaller than one that is not, and they lie everywhere.
     #[track_caller]
-    fn keeps_exactly(values: Vec<f64>, share: f64) {
+    fn keeps_exactly<R: Number>(dtype: Dtype, values: &[f64], share: f64) {
         let base = vec![0.0; values.len()];
-        let room = Room::new(Dtype::F32, &[base, values.clone()], values.len());
-        let tensor = room.tensor::<f32>(Space::Delta, true, 2);
+        let room = Room::new(dtype, &[base, values.to_vec()], values.len());
+        let tensor = room.tensor::<R>(Space::Delta, true, 2);
         let cut = largest(&tensor, &[share]).expect("a cut")[0];
-        let values: Vec<f32> = values.into_iter().map(|value| value as f32).collect();
-        let mut kept = vec![0.0; values.len()];
+        let values: Vec<R> = values.iter().map(|&value| R::from_f64(value)).collect();
+        let mut kept = vec![R::ZERO; values.len()];
         cut.keep(tensor.streams[0], 0, &values, &mut kept);
-        let chosen = kept.iter().filter(|value| **value != 0.0).count();
+        let count = |kept: &[R]| kept.iter().filter(|value| **value != R::ZERO).count();
+        let chosen = count(&kept);
         assert_eq!(chosen, ((share * values.len() as f64).floor() as usize).max(1));
+        let sizes =
+            kept.iter().filter(|value| **value != R::ZERO).map(|value| value.abs().to_f64());
+        let least = sizes.fold(f64::MAX, f64::min);
         let both = || values.iter().zip(&kept);
-        let least =
-            kept.iter().filter(|value| **value != 0.0).fold(f32::MAX, |a, b| a.min(b.abs()));
-        assert!(both().all(|(value, kept)| kept == value || value.abs() <= least));
-        let early = kept[..kept.len() / 2].iter().filter(|value| **value != 0.0).count() as f64;
-        assert!((early / chosen as f64 - 0.5).abs() < 3.0 / (chosen as f64).sqrt());
+        assert!(both().all(|(value, kept)| kept == value || value.abs().to_f64() <= least));
+        let early = count(&kept[..kept.len() / 2]) as f64 / chosen as f64;
+        assert!((early - 0.5).abs() < 3.0 / (chosen as f64).sqrt());
     }
 
     #[test]
@@ -147,8 +139,20 @@ mod tests {
         };
         for elements in [1, 1000, 2 * CHUNK as usize + 77] {
             for (levels, share) in [(1, 0.5), (1, 0.001), (3, 0.4), (1000, 0.2), (60_000, 0.9)] {
-                keeps_exactly(steps(elements, levels), share);
+                let values = steps(elements, levels);
+                keeps_exactly::<f32>(Dtype::F32, &values, share);
+                keeps_exactly::<f64>(Dtype::F64, &values, share);
             }
         }
+    }
+
+    #[test]
+    fn what_a_sample_does_not_see_is_found() {
+        // All at one place in the tensor: most samples see few of them.
+        let elements = 2 * CHUNK as usize;
+        let late = |e: usize| if e % CHUNK as usize > CHUNK as usize - 40 { 2.0 } else { 1.0 };
+        let values: Vec<f64> = (0..elements).map(late).collect();
+        keeps_exactly::<f32>(Dtype::F32, &values, 60.0 / elements as f64);
+        keeps_exactly::<f64>(Dtype::F64, &values, 60.0 / elements as f64);
     }
 }

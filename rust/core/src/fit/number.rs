@@ -8,54 +8,50 @@ pub trait Key: Copy + Ord + Send + Sync + Default + std::fmt::Debug + 'static {
     /// How many bits it has.
     const BITS: u32;
     /// The bits as the widest key.
-    fn wide(self) -> u64;
+    fn wide(self) -> u128;
     /// The key with these bits.
-    fn from_wide(bits: u64) -> Self;
+    fn from_wide(bits: u128) -> Self;
     /// The key, which counts something here, one higher where `more` says so.
     #[must_use]
     fn plus(self, more: bool) -> Self;
 }
 
-impl Key for u32 {
-    const BITS: u32 = 32;
-    #[inline(always)]
-    fn wide(self) -> u64 {
-        u64::from(self)
-    }
-    #[inline(always)]
-    fn from_wide(bits: u64) -> Self {
-        bits as u32
-    }
-    #[inline(always)]
-    fn plus(self, more: bool) -> Self {
-        self + Self::from(more)
-    }
+macro_rules! keys {
+    ($($key:ident)*) => {
+        $(impl Key for $key {
+            const BITS: u32 = $key::BITS;
+            #[inline(always)]
+            fn wide(self) -> u128 {
+                self as u128
+            }
+            #[inline(always)]
+            fn from_wide(bits: u128) -> Self {
+                bits as $key
+            }
+            #[inline(always)]
+            fn plus(self, more: bool) -> Self {
+                self + Self::from(more)
+            }
+        })*
+    };
 }
 
-impl Key for u64 {
-    const BITS: u32 = 64;
-    #[inline(always)]
-    fn wide(self) -> u64 {
-        self
-    }
-    #[inline(always)]
-    fn from_wide(bits: u64) -> Self {
-        bits
-    }
-    #[inline(always)]
-    fn plus(self, more: bool) -> Self {
-        self + Self::from(more)
-    }
-}
+keys! { u32 u64 u128 }
 
 /// A number that kernels compute in: `f32`, or `f64` where an input is stored as such.
 pub trait Number: Real {
     /// The integer that orders such numbers.
     type Key: Key;
+    /// The integer that orders magnitudes, and equal ones among themselves.
+    type Ranked: Key;
     /// A key that grows with the number, over both signs.
     fn key(self) -> Self::Key;
     /// The number of a key.
     fn from_key(key: Self::Key) -> Self;
+    /// A key that grows with the magnitude, and of equal ones with the smaller order.
+    fn ranked(self, order: u32) -> Self::Ranked;
+    /// The key of the magnitude, and the order.
+    fn of_ranked(ranked: Self::Ranked) -> (Self::Key, u32);
     /// e to the power of the number, relative error below 4 roundings; arguments are clamped to the range of normal results.
     fn exp(self) -> Self;
     /// For a number of magnitude below 0.5: (e^d − 1, d·e^d − (e^d − 1)), both by series, relative error below 4 roundings.
@@ -79,10 +75,11 @@ macro_rules! horner {
 }
 
 macro_rules! number {
-    ($float:ident, $key:ident, $sign:expr, mantissa: $mantissa:expr, bias: $bias:expr, clamp: ($low:expr, $high:expr),
+    ($float:ident, $key:ident, $ranked:ident, $sign:expr, mantissa: $mantissa:expr, bias: $bias:expr, clamp: ($low:expr, $high:expr),
      ln2: ($ln2_high:expr, $ln2_low:expr), exp: [$($exp:expr),*], minus_one: [$($minus:expr),*], phi: [$($phi:expr),*]) => {
         impl Number for $float {
             type Key = $key;
+            type Ranked = $ranked;
 
             #[inline(always)]
             fn key(self) -> $key {
@@ -97,6 +94,16 @@ macro_rules! number {
             fn from_key(key: $key) -> Self {
                 let positive = (key >> ($key::BITS - 1)).wrapping_sub(1);
                 Self::from_bits(key ^ (positive | $sign))
+            }
+
+            #[inline(always)]
+            fn ranked(self, order: u32) -> $ranked {
+                (self.abs().key() as $ranked) << 32 | !order as $ranked
+            }
+
+            #[inline(always)]
+            fn of_ranked(ranked: $ranked) -> ($key, u32) {
+                ((ranked >> 32) as $key, !(ranked as u32))
             }
 
             #[inline(always)]
@@ -136,13 +143,13 @@ macro_rules! number {
 
 // exp: 1/k!. minus_one: 1/k! from k = 1. phi: (k − 1)/k! from k = 2. Cut where the next term is below a rounding:
 // |r| ≤ ln2/2 for exp, |d| < 0.5 for the series.
-number!(f32, u32, 0x8000_0000, mantissa: 23, bias: 127, clamp: (-87.0, 88.0),
+number!(f32, u32, u64, 0x8000_0000, mantissa: 23, bias: 127, clamp: (-87.0, 88.0),
     ln2: (0.693_359_4, -2.121_944_4e-4),
     exp: [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0],
     minus_one: [1.0 / 40320.0, 1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0],
     phi: [8.0 / 362_880.0, 7.0 / 40320.0, 6.0 / 5040.0, 5.0 / 720.0, 4.0 / 120.0, 3.0 / 24.0, 2.0 / 6.0, 0.5]);
 
-number!(f64, u64, 0x8000_0000_0000_0000, mantissa: 52, bias: 1023, clamp: (-708.0, 709.0),
+number!(f64, u64, u128, 0x8000_0000_0000_0000, mantissa: 52, bias: 1023, clamp: (-708.0, 709.0),
     ln2: (0.693_147_180_369_123_8, 1.908_214_929_270_587_7e-10),
     exp: [1.0 / 6_227_020_800.0, 1.0 / 479_001_600.0, 1.0 / 39_916_800.0, 1.0 / 3_628_800.0, 1.0 / 362_880.0,
         1.0 / 40320.0, 1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0],

@@ -32,19 +32,10 @@ pub struct Cut<K> {
 /// Two keys between which, or at which, a sought key is expected.
 #[derive(Clone, Copy, Debug)]
 pub struct Look<K> {
-    low: K,
-    high: K,
-}
-
-impl Look<u32> {
-    /// Where the key of a rank is to be expected among so many keys that are spread evenly.
-    #[must_use]
-    pub fn among_even(rank: u64, all: u64) -> Self {
-        let (share, all) = (rank as f64 / all as f64, all as f64);
-        let spread = SPREAD * (share * (1.0 - share) / all).sqrt() + RUN as f64 / all;
-        let key = |share: f64| (share.clamp(0.0, 1.0) * 2f64.powi(32)) as u32;
-        Self { low: key(share - spread), high: key(share + spread) }
-    }
+    /// The lower.
+    pub low: K,
+    /// The higher, which may be the same.
+    pub high: K,
 }
 
 /// The keys at some ranks, counted from 0, of each of `lanes` independent sequences of keys.
@@ -57,16 +48,21 @@ pub fn select<R: Number, K: Key>(
     push: impl Fn(&Block<'_, R>, usize, &mut Vec<K>) + Sync,
     ranks: impl Fn(usize, u64) -> Vec<u64>,
 ) -> Result<Vec<Vec<Cut<K>>>> {
-    let looks = if tensor.elements > CHUNK { looks(tensor, lanes, &push, &ranks)? } else { vec![] };
-    select_near(tensor, lanes, &looks, push, ranks)
+    let count = |block: &Block<'_, R>, lane: usize, seen: &mut Seen<K>, keys: &mut Vec<K>| {
+        keys.clear();
+        push(block, lane, keys);
+        seen.add(keys);
+    };
+    select_by(tensor, lanes, &push, count, ranks)
 }
 
-/// [`select`], with one look for each wanted rank of each lane; there need be none where the tensor is one chunk.
-pub fn select_near<R: Number, K: Key>(
+/// [`select`], with `count` to make what was seen of a lane what is seen with a block more: for keys that are better not
+/// made where it can be told without them that they lie elsewhere. The vector is for whatever it needs.
+pub fn select_by<R: Number, K: Key>(
     tensor: &Tensor<'_, R>,
     lanes: usize,
-    looks: &[Vec<Look<K>>],
     push: impl Fn(&Block<'_, R>, usize, &mut Vec<K>) + Sync,
+    count: impl Fn(&Block<'_, R>, usize, &mut Seen<K>, &mut Vec<K>) + Sync,
     ranks: impl Fn(usize, u64) -> Vec<u64>,
 ) -> Result<Vec<Vec<Cut<K>>>> {
     if tensor.elements <= CHUNK {
@@ -80,7 +76,8 @@ pub fn select_near<R: Number, K: Key>(
         });
         return Ok(cuts.collect());
     }
-    if let Some(mut seen) = look(tensor, looks, &push)? {
+    let looks = looks(tensor, lanes, &push, &ranks)?;
+    if let Some(mut seen) = look(tensor, &looks, count)? {
         let cuts = |(lane, seen): (usize, &mut Seen<K>)| {
             let all = seen.all;
             let wanted = ranks(lane, all).into_iter().filter(|_| all > 0);
@@ -144,7 +141,7 @@ fn looks<R: Number, K: Key>(
         let all = (u128::from(tensor.elements) * keys.len() as u128 / u128::from(drawn)) as u64;
         let at = |keys: &mut [K], place: f64| match keys.len() {
             _ if place < 0.0 => K::from_wide(0),
-            length if place >= length as f64 => K::from_wide(u64::MAX),
+            length if place >= length as f64 => K::from_wide(u128::MAX),
             _ => *keys.select_nth_unstable(place as usize).1,
         };
         let look = |rank: u64| {
@@ -160,12 +157,23 @@ fn looks<R: Number, K: Key>(
 
 /// What a sweep saw of a lane.
 #[derive(Clone, Debug)]
-struct Seen<K> {
-    all: u64,
-    looks: Vec<Found<K>>,
+pub struct Seen<K> {
+    /// How many keys.
+    pub all: u64,
+    /// What is around each look.
+    pub looks: Vec<Found<K>>,
 }
 
 impl<K: Key> Seen<K> {
+    fn add(&mut self, keys: &[K]) {
+        self.all += keys.len() as u64;
+        self.looks.iter_mut().for_each(|found| found.add(keys));
+    }
+
+    fn kept(&self) -> u64 {
+        self.looks.iter().map(|found| found.between.len() as u64).sum()
+    }
+
     fn join(&mut self, other: Self) {
         self.all += other.all;
         self.looks.iter_mut().zip(other.looks).for_each(|(found, other)| found.join(other));
@@ -174,12 +182,15 @@ impl<K: Key> Seen<K> {
 
 /// What it saw around one look.
 #[derive(Clone, Debug)]
-struct Found<K> {
-    look: Look<K>,
-    below: u64,
+pub struct Found<K> {
+    /// The look.
+    pub look: Look<K>,
+    /// How many keys are below it.
+    pub below: u64,
     at_low: u64,
     at_high: u64,
-    between: Vec<K>,
+    /// The keys between; those at its ends where they are not counted apart.
+    pub between: Vec<K>,
 }
 
 impl<K: Key> Found<K> {
@@ -218,7 +229,7 @@ impl<K: Key> Found<K> {
 fn look<R: Number, K: Key>(
     tensor: &Tensor<'_, R>,
     looks: &[Vec<Look<K>>],
-    push: &(impl Fn(&Block<'_, R>, usize, &mut Vec<K>) + Sync),
+    count: impl Fn(&Block<'_, R>, usize, &mut Seen<K>, &mut Vec<K>) + Sync,
 ) -> Result<Option<Vec<Seen<K>>>> {
     let room = room(tensor.elements, looks.iter().map(Vec::len).sum::<usize>() as u64);
     let kept = AtomicU64::new(0);
@@ -227,17 +238,12 @@ fn look<R: Number, K: Key>(
     let start = || (looks.iter().map(lane).collect::<Vec<_>>(), Vec::<K>::new());
     let step = |(lanes, keys): &mut (Vec<Seen<K>>, Vec<K>), block: &Block<'_, R>| {
         for (lane, seen) in lanes.iter_mut().enumerate() {
-            keys.clear();
-            push(block, lane, keys);
-            seen.all += keys.len() as u64;
-            for found in &mut seen.looks {
-                if kept.load(Ordering::Relaxed) > room {
-                    return;
-                }
-                let before = found.between.len();
-                found.add(keys);
-                kept.fetch_add((found.between.len() - before) as u64, Ordering::Relaxed);
+            if kept.load(Ordering::Relaxed) > room {
+                return;
             }
+            let before = seen.kept();
+            count(block, lane, seen, keys);
+            kept.fetch_add(seen.kept() - before, Ordering::Relaxed);
         }
     };
     let mut parts = tensor.gather(start, step)?.into_iter().map(|(lanes, _)| lanes);
@@ -258,9 +264,9 @@ vectorised! {
             at_low = at_low.plus(key == low);
             at_high = at_high.plus(key == high);
         }
-        each_where(keys, |key| key > low && key < high, |_, key| between.push(key));
+        each_where(keys, |_, key| key > low && key < high, |_, key| between.push(key));
         let at_high = if low == high { 0 } else { at_high.wide() };
-        [below.wide(), at_low.wide(), at_high]
+        [below.wide() as u64, at_low.wide() as u64, at_high as u64]
     }
 }
 
@@ -292,7 +298,7 @@ fn by_digits<R: Number, K: Key>(
 #[derive(Clone, Debug)]
 struct Target {
     rank: u64,
-    prefix: u64,
+    prefix: u128,
     below: u64,
     equal: u64,
 }
@@ -307,7 +313,7 @@ impl Target {
 #[derive(Clone, Debug, Default)]
 struct Search {
     targets: Vec<Target>,
-    prefixes: Vec<u64>,
+    prefixes: Vec<u128>,
 }
 
 impl Search {
@@ -328,7 +334,7 @@ impl Search {
             let table = &counts[table << DIGIT..(table + 1) << DIGIT];
             for (digit, &count) in table.iter().enumerate() {
                 if target.rank < target.below + count {
-                    target.prefix = target.prefix << DIGIT | digit as u64;
+                    target.prefix = target.prefix << DIGIT | digit as u128;
                     target.equal = count;
                     break;
                 }

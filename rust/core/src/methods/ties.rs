@@ -27,9 +27,9 @@ static SPEC: Spec = Spec {
         "a density outside 0..1, or weights that sum to 0 under normalize, are errors",
     ],
     check: combine::check_weights,
-    // One sweep for the magnitude at the cut, one for the order among equals, and the kernel.
+    // One sweep for the cut, and the kernel.
     passes: |parameters, _| {
-        if parameters.numbers("density").iter().any(|&d| d > 0.0 && d < 1.0) { 3 } else { 1 }
+        if parameters.numbers("density").iter().any(|&d| d > 0.0 && d < 1.0) { 2 } else { 1 }
     },
 };
 

@@ -82,7 +82,8 @@ fn counted(job: &Job, workers: u64) -> u64 {
     // Factors of rows, in double precision while they are found.
     let rows = grain(expression) == Grain::Row && job.row() > 1;
     let factors = if rows { elements / job.row() * 3 * 8 } else { 0 };
-    factors + searches(expression, elements, width(*double), workers)
+    // The widest keys hold a number and its order among equals.
+    factors + searches(expression, elements, 2 * width(*double), workers)
 }
 
 /// What searching for order statistics takes, in this merge and those inside it.
