@@ -5,15 +5,19 @@
 //! many lie between, it is found digit by digit: a sweep counts how many keys have each first digit, the next looks at
 //! the second digit of those that share the right first one. Of a tensor of one chunk all keys are kept.
 
+mod digits;
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use digits::{DIGIT, by_digits};
 
 use crate::error::Result;
 use crate::fit::group::each_where;
 use crate::fit::number::{Key, Number};
 use crate::fit::tensor::{Block, CHUNK, RUN, Tensor, sampled};
 
-/// Bits of a digit.
-const DIGIT: u32 = 16;
 /// How far around the expected rank a sample looks, in standard deviations of independent draws. Neighbours in a sample
 /// are alike where rows are: √8 of the factor allows for that, and what is left misses once in ten thousand tensors.
 const SPREAD: f64 = 8.0;
@@ -270,227 +274,10 @@ vectorised! {
     }
 }
 
-/// The same, digit by digit: for keys that lie where nobody looked.
-fn by_digits<R: Number, K: Key>(
-    tensor: &Tensor<'_, R>,
-    lanes: usize,
-    push: impl Fn(&Block<'_, R>, usize, &mut Vec<K>) + Sync,
-    ranks: impl Fn(usize, u64) -> Vec<u64>,
-) -> Result<Vec<Vec<Cut<K>>>> {
-    let mut searches: Vec<Search> = vec![Search::default(); lanes];
-    let mut shift = K::BITS;
-    while shift > 0 {
-        shift -= DIGIT;
-        let first = shift + DIGIT == K::BITS;
-        let counts = count(tensor, &searches, shift, first, &push)?;
-        for (lane, (search, counts)) in searches.iter_mut().zip(&counts).enumerate() {
-            if first {
-                let all = counts.iter().sum::<u64>();
-                search.start(&ranks(lane, all), all);
-            }
-            search.descend(counts);
-        }
-    }
-    Ok(searches.iter().map(|search| search.targets.iter().map(Target::cut).collect()).collect())
-}
-
-/// What is known of the key at one rank.
-#[derive(Clone, Debug)]
-struct Target {
-    rank: u64,
-    prefix: u128,
-    below: u64,
-    equal: u64,
-}
-
-impl Target {
-    fn cut<K: Key>(&self) -> Cut<K> {
-        Cut { key: K::from_wide(self.prefix), below: self.below, equal: self.equal }
-    }
-}
-
-/// The targets of a lane, and the distinct prefixes among them.
-#[derive(Clone, Debug, Default)]
-struct Search {
-    targets: Vec<Target>,
-    prefixes: Vec<u128>,
-}
-
-impl Search {
-    fn start(&mut self, ranks: &[u64], all: u64) {
-        if all > 0 {
-            let target =
-                |&rank: &u64| Target { rank: rank.min(all - 1), prefix: 0, below: 0, equal: all };
-            self.targets = ranks.iter().map(target).collect();
-        }
-        self.prefixes = vec![0];
-    }
-
-    /// Takes the next digit of every target from the counts, one table a prefix.
-    fn descend(&mut self, counts: &[u64]) {
-        for target in &mut self.targets {
-            let table =
-                self.prefixes.iter().position(|&prefix| prefix == target.prefix).unwrap_or(0);
-            let table = &counts[table << DIGIT..(table + 1) << DIGIT];
-            for (digit, &count) in table.iter().enumerate() {
-                if target.rank < target.below + count {
-                    target.prefix = target.prefix << DIGIT | digit as u128;
-                    target.equal = count;
-                    break;
-                }
-                target.below += count;
-            }
-        }
-        self.prefixes = self.targets.iter().map(|target| target.prefix).collect();
-        self.prefixes.dedup();
-    }
-}
-
-/// How many keys of each lane have each digit at `shift`: a table for each prefix of the lane's search.
-fn count<R: Number, K: Key>(
-    tensor: &Tensor<'_, R>,
-    searches: &[Search],
-    shift: u32,
-    first: bool,
-    push: &(impl Fn(&Block<'_, R>, usize, &mut Vec<K>) + Sync),
-) -> Result<Vec<Vec<u64>>> {
-    let tables = |search: &Search| if first { 1 } else { search.prefixes.len() };
-    let start = || {
-        let counts =
-            searches.iter().map(|search| vec![0u64; tables(search) << DIGIT]).collect::<Vec<_>>();
-        (counts, Vec::<K>::new())
-    };
-    let step = |(counts, keys): &mut (Vec<Vec<u64>>, Vec<K>), block: &Block<'_, R>| {
-        for (lane, counts) in counts.iter_mut().enumerate() {
-            keys.clear();
-            push(block, lane, keys);
-            if first {
-                keys.iter().for_each(|key| counts[(key.wide() >> shift) as usize] += 1);
-                continue;
-            }
-            for key in keys.iter() {
-                let digits = key.wide() >> shift;
-                for (table, &prefix) in searches[lane].prefixes.iter().enumerate() {
-                    if digits >> DIGIT == prefix {
-                        counts[table << DIGIT | (digits & 0xffff) as usize] += 1;
-                    }
-                }
-            }
-        }
-    };
-    let mut parts = tensor.gather(start, step)?.into_iter().map(|(counts, _)| counts);
-    let mut sum = parts.next().unwrap_or_else(|| start().0);
-    for part in parts {
-        for (sum, part) in sum.iter_mut().zip(part) {
-            sum.iter_mut().zip(part).for_each(|(sum, count)| *sum += count);
-        }
-    }
-    Ok(sum)
-}
-
 fn nth<K: Key>(keys: &mut [K], rank: u64) -> Option<Cut<K>> {
     let rank = rank.min((keys.len() as u64).checked_sub(1)?) as usize;
     let key = *keys.select_nth_unstable(rank).1;
     let below = keys[..rank].iter().filter(|&&other| other < key).count() as u64;
     let equal = keys.iter().filter(|&&other| other == key).count() as u64;
     Some(Cut { key, below, equal })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fit::method::Space;
-    use crate::fit::properties::Room;
-    use crate::read::dtype::Dtype;
-
-    const ELEMENTS: usize = 3 * CHUNK as usize + 1000;
-    const RANKS: [u64; 6] =
-        [0, 1000, ELEMENTS as u64 / 4, ELEMENTS as u64 / 2, ELEMENTS as u64 - 1, u64::MAX];
-
-    fn noise(element: usize) -> f64 {
-        (element as u32).wrapping_mul(0x9e37_79b1) as f64 / 2f64.powi(32) - 0.5
-    }
-
-    /// The elements that a sample draws of a tensor of this size.
-    fn drawn() -> Vec<bool> {
-        let room = Room::new(Dtype::F32, &[vec![0.0; ELEMENTS]], ELEMENTS);
-        let tensor = room.tensor::<f32>(Space::Weights, false, 1);
-        let step = |places: &mut Vec<_>, block: &Block<'_, f32>| {
-            places.push(block.start as usize..block.start as usize + block.length);
-        };
-        let mut drawn = vec![false; ELEMENTS];
-        for places in tensor.sample(Vec::new, step).expect("a sample") {
-            places.into_iter().for_each(|place| drawn[place].fill(true));
-        }
-        drawn
-    }
-
-    /// Both ways to search give what sorting gives.
-    #[track_caller]
-    fn agrees_with_sorting(values: &[f64]) {
-        let room = Room::new(Dtype::F32, &[values.to_vec()], values.len());
-        let mut keys: Vec<u32> = values.iter().map(|&value| (value as f32).key()).collect();
-        keys.sort_unstable();
-        let expected = RANKS.map(|rank| {
-            let key = keys[(rank as usize).min(keys.len() - 1)];
-            let below = keys.partition_point(|&other| other < key) as u64;
-            Cut { key, below, equal: keys.partition_point(|&other| other <= key) as u64 - below }
-        });
-        let push = |block: &Block<'_, f32>, _: usize, keys: &mut Vec<u32>| {
-            keys.extend(block.branch(0).iter().map(|value| value.key()));
-        };
-        for threads in [1, 3] {
-            let tensor = room.tensor::<f32>(Space::Weights, false, threads);
-            let found = select(&tensor, 1, push, |_, _| RANKS.to_vec()).expect("cuts");
-            assert_eq!(found, [expected]);
-            let found = by_digits(&tensor, 1, push, |_, _| RANKS.to_vec()).expect("cuts");
-            assert_eq!(found, [expected]);
-        }
-    }
-
-    #[test]
-    fn noise_is_cut() {
-        agrees_with_sorting(&(0..ELEMENTS).map(noise).collect::<Vec<_>>());
-        agrees_with_sorting(&(0..1000).map(noise).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn equal_keys_are_counted() {
-        agrees_with_sorting(&vec![-0.25; ELEMENTS]);
-        let few = |element| (noise(element) * 4.0).round();
-        agrees_with_sorting(&(0..ELEMENTS).map(few).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn order_in_the_tensor_does_not_mislead() {
-        agrees_with_sorting(&(0..ELEMENTS).map(|element| element as f64).collect::<Vec<_>>());
-        let late = |element| if element > ELEMENTS / 2 { noise(element) } else { 0.0 };
-        agrees_with_sorting(&(0..ELEMENTS).map(late).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn what_the_sample_does_not_see_is_found() {
-        let drawn = drawn();
-        let hidden = |element: usize| if drawn[element] { 5.0 } else { noise(element) };
-        agrees_with_sorting(&(0..ELEMENTS).map(hidden).collect::<Vec<_>>());
-        // More lies between what was drawn than may be kept.
-        let crowded = |element: usize| {
-            if drawn[element] { (element % 2) as f64 * 4.0 - 2.0 } else { noise(element) }
-        };
-        agrees_with_sorting(&(0..ELEMENTS).map(crowded).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn lanes_are_apart_and_may_be_empty() {
-        let room = Room::new(Dtype::F32, &[(0..ELEMENTS).map(noise).collect()], ELEMENTS);
-        let tensor = room.tensor::<f32>(Space::Weights, false, 2);
-        let push = |block: &Block<'_, f32>, lane: usize, keys: &mut Vec<u32>| {
-            let wanted = |value: &&f32| lane == 0 && **value > 0.0;
-            keys.extend(block.branch(0).iter().filter(wanted).map(|value| value.key()));
-        };
-        let middle = |_, all: u64| vec![all / 2];
-        let found = select(&tensor, 2, push, middle).expect("cuts");
-        assert_eq!(found, by_digits(&tensor, 2, push, middle).expect("cuts"));
-        assert!(found[0][0].below.abs_diff(ELEMENTS as u64 / 4) < 5 && found[1].is_empty());
-    }
 }
