@@ -16,7 +16,7 @@ test: test-rust test-python
 
 test-rust:
 	cargo test --locked --workspace --exclude branchmerge-py
-	RUSTFLAGS="--cfg baseline" cargo test --locked --target-dir target/baseline --package branchmerge-core --lib same_bits_everywhere
+	cargo test --locked --package branchmerge-core --features baseline --lib same_bits_everywhere
 
 test-python: build
 	$(BIN)/python -m pytest -n 2
@@ -35,7 +35,7 @@ build: .make/built
 
 bench: build
 	cargo bench --locked --package branchmerge-core
-	RUSTFLAGS="--cfg baseline" cargo bench --locked --target-dir target/baseline --package branchmerge-core
+	cargo bench --locked --package branchmerge-core --features baseline
 
 # The environment, with exactly what requirements/dev.txt names by hash.
 .make/environment: requirements/dev.txt

@@ -1,7 +1,7 @@
 //! What a method costs an element on one core: `fit`, and reading, converting, merging and converting back, of a tensor
 //! of 4 million bfloat16 elements in the page cache. Hashing and writing are measured beside it.
 //!
-//! `cargo bench` uses the widest vectors that the processor has; `RUSTFLAGS="--cfg baseline" cargo bench` the ones that
+//! `cargo bench` uses the widest vectors that the processor has; `cargo bench --features baseline` the ones that
 //! every processor of its kind has. The reciprocal of `elem/s` is the time an element.
 
 use std::hint::black_box;

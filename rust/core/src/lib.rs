@@ -7,7 +7,7 @@
 macro_rules! vectorised {
     ($($item:tt)*) => {
         #[cfg_attr(
-            not(baseline),
+            not(feature = "baseline"),
             multiversion::multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))
         )]
         $($item)*
