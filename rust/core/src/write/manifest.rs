@@ -13,6 +13,8 @@ pub const NAME: &str = "branchmerge.json";
 
 /// The largest manifest that is read: some 200,000 tensors.
 pub(crate) const LARGEST: u64 = 96 << 20;
+/// What a manifest and its values may take in memory. One of 10⁵ tensors takes 230 MB.
+const MOST_MEMORY: usize = 512 << 20;
 /// The most values in a manifest that is read; each costs memory whatever its length.
 const MOST_VALUES: usize = 3_000_000;
 
@@ -44,7 +46,7 @@ pub fn open(bytes: &[u8]) -> Result<Value> {
     if values > MOST_VALUES {
         return Err(Error::malformed(format!("more than {MOST_VALUES} values in the manifest")));
     }
-    let Value::Object(mut members) = json::parse(bytes, NAME, LARGEST)? else {
+    let Value::Object(mut members) = json::parse_within(bytes, NAME, LARGEST, MOST_MEMORY)? else {
         return Err(Error::malformed("the manifest is not an object"));
     };
     members.remove("seal");
@@ -87,6 +89,20 @@ mod tests {
         assert_eq!(open(&bytes).unwrap(), body());
         assert!(serde_json::from_slice::<Value>(&bytes).unwrap()["seal"].is_string());
         assert!(bytes.ends_with(b"\"\n}\n"));
+    }
+
+    #[test]
+    fn a_hundred_thousand_tensors_open_again() {
+        let hash = "0".repeat(64);
+        let entry = |number: usize| {
+            let entry = json!({
+                "blake3": hash, "file": "model.safetensors", "dtype": "BF16", "shape": [256],
+                "statistics": { "changed": 0.123_456_789, "threshold": 0.1, "taken": 0.2 },
+            });
+            (format!("model.layers.{number}.experts.weight"), entry)
+        };
+        let tensors: serde_json::Map<_, _> = (0..100_000).map(entry).collect();
+        assert!(open(&seal(&json!({ "tensors": tensors }))).is_ok());
     }
 
     #[test]
