@@ -153,7 +153,7 @@ class Result:
             method=said.get("method") or "",
             inputs=tuple(said.get("inputs") or ()),
             seconds=float(said.get("seconds") or 0.0),
-            share_taken=said.get("share_taken"),
+            share_taken=(said.get("shares") or {}).get("share_taken"),
             warnings=tuple(said.get("warnings") or ()),
             allowed=tuple(said.get("allowed") or ()),
             statistics=dict(said.get("statistics") or {}),

@@ -11,18 +11,15 @@ pub use describe::{describe, describe_error};
 pub use prepare::{Outline, prepare};
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use serde_json::Value;
 
 use crate::error::{Error, Kind, Result};
 use crate::parallel::{Phase, Progress, Team, lock, with_companion};
 use crate::plan::plan::{Job, Plan, SMALL, shared};
 use crate::read::source::LostPages;
-use crate::read::tree_hash;
+use crate::read::tree_hash::{self, Hash};
 use crate::write::output::{Finished, Output, Run, finish_replacement};
 
 /// Small tensors that a worker takes at once, at most.
@@ -43,7 +40,7 @@ pub fn execute(
     outline: &Outline,
     files: &[(String, Vec<u8>)],
     progress: &Progress,
-) -> Result<Value> {
+) -> Result<String> {
     let started = Instant::now();
     let plan = outline.plan()?;
     let target =
@@ -53,9 +50,10 @@ pub fn execute(
     finish_replacement(target)?;
     let peak = memory::Peak::default();
     let run = Run { recipe: plan.recipe.clone(), inputs: inputs::identities(plan) };
-    if let Some(manifest) = prepare::up_to_date(plan, target, team, progress)? {
+    if let Some(sealed) = prepare::up_to_date(plan, target, team, progress)? {
+        let manifest = crate::write::manifest::open(&sealed)?;
         let seconds = started.elapsed().as_secs_f64();
-        return Ok(describe::up_to_date(plan, &manifest, seconds, peak.bytes()));
+        return describe::result(plan, &manifest, None, seconds, peak.bytes());
     }
     let (output, claims) = Output::begin(target, &plan.layout, &run, plan.overwrite)?;
     let work = Work {
@@ -64,23 +62,25 @@ pub fn execute(
         team,
         progress,
         written: AtomicU64::new(0),
-        finished: Mutex::new(BTreeMap::new()),
+        finished: Mutex::new((0..plan.jobs.len()).map(|_| None).collect()),
     };
     work.check_claims(claims)?;
     let resumed = Resumed::of(plan, &lock(&work.finished));
     with_companion(|ended| work.keep_the_disk_busy(ended, &peak), || work.fuse_all())?;
     let finished = work.finished.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let finished = finished.into_iter().collect::<Option<Vec<_>>>();
+    let finished = finished.ok_or(Kind::Internal { what: "a tensor was left out".into() })?;
     let unread = inputs::hash_unread(plan, team, progress)?;
     progress.check()?;
     progress.begin(Phase::Syncing, 0, 0);
     let sidecars = manifest::sidecars(plan, files);
-    let manifest = manifest::body(plan, &finished, &unread, &sidecars)?;
+    let manifest = manifest::manifest(plan, &finished, unread, &sidecars)?;
     let unchanged =
         || plan.checkpoints.iter().try_for_each(super::read::checkpoint::Checkpoint::unchanged);
-    output.publish(&sidecars, &crate::write::manifest::seal(&manifest), &unchanged)?;
+    output.publish(&sidecars, &manifest, &unchanged)?;
     peak.look();
     let seconds = started.elapsed().as_secs_f64();
-    Ok(describe::done(plan, &manifest, &resumed, seconds, peak.bytes()))
+    describe::result(plan, &manifest, Some(&resumed), seconds, peak.bytes())
 }
 
 /// What an earlier run had done.
@@ -93,13 +93,14 @@ struct Resumed {
 }
 
 impl Resumed {
-    fn of(plan: &Plan, finished: &BTreeMap<String, Finished>) -> Self {
-        let mut resumed = Self { tensors: finished.len(), kept: 0, unread: 0 };
-        let done = plan.jobs.iter().zip(&plan.layout.tensors);
-        for (job, placed) in done.filter(|(job, _)| finished.contains_key(&job.name)) {
+    fn of(plan: &Plan, finished: &[Option<Finished>]) -> Self {
+        let mut resumed = Self { tensors: 0, kept: 0, unread: 0 };
+        let all = plan.jobs.iter().zip(&plan.layout.tensors).zip(finished);
+        for ((job, placed), _) in all.filter(|(_, finished)| finished.is_some()) {
+            resumed.tensors += 1;
             resumed.kept += placed.bytes;
             for (at, times) in job.reads() {
-                let range = &plan.checkpoints[at.input].tensors[&at.tensor].range;
+                let range = &plan.checkpoints[at.input].tensors[&*at.tensor].range;
                 resumed.unread += (range.end - range.start).saturating_mul(times);
             }
         }
@@ -114,38 +115,27 @@ struct Work<'w> {
     team: Team,
     progress: &'w Progress,
     written: AtomicU64,
-    /// What is done, by tensor.
-    finished: Mutex<BTreeMap<String, Finished>>,
+    /// What is done, in the order of the jobs.
+    finished: Mutex<Vec<Option<Finished>>>,
 }
 
 impl Work<'_> {
     /// Hashes again what an earlier run claims to have written, and keeps what agrees.
-    fn check_claims(&self, claims: Vec<Finished>) -> Result<()> {
-        let placed: BTreeMap<&str, usize> = self
-            .plan
-            .layout
-            .tensors
-            .iter()
-            .enumerate()
-            .map(|(at, placed)| (placed.name.as_str(), at))
-            .collect();
-        let claims: Vec<(Finished, usize)> = claims
-            .into_iter()
-            .filter_map(|claim| placed.get(claim.tensor.as_str()).map(|&at| (claim, at)))
-            .collect();
-        let bytes = claims.iter().map(|&(_, at)| self.plan.layout.tensors[at].bytes).sum();
+    fn check_claims(&self, claims: Vec<(usize, Finished)>) -> Result<()> {
+        let bytes = claims.iter().map(|&(at, _)| self.plan.layout.tensors[at].bytes).sum();
         self.progress.begin(Phase::Checking, bytes, claims.len() as u64);
         let agree = self.team.run(claims.len(), |index| {
-            let (claim, at) = &claims[index];
+            let (at, claim) = &claims[index];
             Ok(self.hash_written(*at)? == claim.hash
                 && fuse::inputs_of(self.plan, *at).len() == claim.inputs.len())
         })?;
         let kept = claims.into_iter().zip(agree).filter(|(_, agrees)| *agrees);
-        *lock(&self.finished) = kept.map(|((claim, _), _)| (claim.tensor.clone(), claim)).collect();
+        let mut finished = lock(&self.finished);
+        kept.for_each(|((at, claim), _)| finished[at] = Some(claim));
         Ok(())
     }
 
-    fn hash_written(&self, at: usize) -> Result<String> {
+    fn hash_written(&self, at: usize) -> Result<Hash> {
         const PART: u64 = 1 << 20;
         let placed = &self.plan.layout.tensors[at];
         let mut buffer = Vec::new();
@@ -172,7 +162,7 @@ impl Work<'_> {
         left.sort_by_key(|&at| Reverse(elements(at)));
         let giants = left.partition_point(|&at| shared(elements(at), all, self.team.threads()));
         for &at in &left[..giants] {
-            self.done(&[fuse::fuse(self, at, self.team)?])?;
+            self.done(&[at], vec![fuse::fuse(self, at, self.team)?])?;
         }
         let mut handfuls: Vec<&[usize]> = Vec::new();
         let mut rest = &left[giants..];
@@ -190,7 +180,7 @@ impl Work<'_> {
         }
         let fuse = |index: usize| {
             let fuse = |&at: &usize| fuse::fuse(self, at, Team::solo());
-            self.done(&handfuls[index].iter().map(fuse).collect::<Result<Vec<_>>>()?)
+            self.done(handfuls[index], handfuls[index].iter().map(fuse).collect::<Result<_>>()?)
         };
         self.team.run(handfuls.len(), fuse).map(drop)
     }
@@ -200,15 +190,17 @@ impl Work<'_> {
         let finished = lock(&self.finished);
         let tensors = &self.plan.layout.tensors;
         let mut left: Vec<usize> =
-            (0..tensors.len()).filter(|&at| !finished.contains_key(&tensors[at].name)).collect();
+            (0..tensors.len()).filter(|&at| finished[at].is_none()).collect();
         left.sort_by_key(|&at| (tensors[at].file, tensors[at].offset));
         left
     }
 
-    fn done(&self, finished: &[Finished]) -> Result<()> {
-        self.output.record(finished)?;
-        let named = finished.iter().map(|one| (one.tensor.clone(), one.clone()));
-        lock(&self.finished).extend(named);
+    fn done(&self, places: &[usize], finished: Vec<Finished>) -> Result<()> {
+        let name = |&at: &usize| &*self.plan.jobs[at].name;
+        let named: Vec<_> = places.iter().map(name).zip(&finished).collect();
+        self.output.record(&named)?;
+        let mut all = lock(&self.finished);
+        places.iter().zip(finished).for_each(|(&at, one)| all[at] = Some(one));
         Ok(())
     }
 

@@ -61,9 +61,7 @@ fn execute_plan(
         .map(|(name, bytes)| Ok((name.extract()?, bytes.extract()?)))
         .collect::<PyResult<_>>()?;
     files.sort();
-    let result =
-        detached(py, progress, |progress| execute::execute(&plan.outline, &files, progress))?;
-    Ok(result.to_string())
+    detached(py, progress, |progress| execute::execute(&plan.outline, &files, progress))
 }
 
 /// Compares a result with its manifest; returns what differs as JSON.

@@ -3,13 +3,19 @@
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Resumed;
 use super::prepare::{Outline, State};
-use crate::error::Error;
+use crate::error::{Error, Kind, Result};
 use crate::plan;
 use crate::plan::plan::{Job, Plan};
+use crate::write::manifest::Manifest;
 
 /// One error as JSON: the sentence, the hint, and where it is.
 #[must_use]
@@ -44,52 +50,60 @@ pub fn describe(outline: &Outline) -> Value {
     told
 }
 
-/// The result of a run that wrote.
-pub(super) fn done(
-    plan: &Plan,
-    manifest: &Value,
-    resumed: &Resumed,
+/// What a run tells.
+#[derive(Serialize)]
+struct Told<'t, Said> {
+    status: &'static str,
+    out: Option<Cow<'t, str>>,
+    method: &'t str,
+    inputs: &'t [String],
+    tensors: usize,
+    elements: u64,
+    bytes_read: u64,
+    bytes_written: u64,
     seconds: f64,
-    peak: u64,
-) -> Value {
-    let mut told = result(plan, manifest, seconds, peak);
-    told["status"] = "done".into();
-    let read = plan.read_bytes.saturating_sub(resumed.unread) + resumed.kept;
-    told["bytes_read"] = read.into();
-    told["bytes_written"] = plan.write_bytes.saturating_sub(resumed.kept).into();
-    told["resumed_tensors"] = resumed.tensors.into();
-    told
+    private_peak: u64,
+    threads: usize,
+    resumed_tensors: usize,
+    warnings: &'t Said,
+    allowed: &'t Said,
+    /// Of the model as a whole.
+    shares: &'t Said,
+    /// Of each tensor.
+    statistics: BTreeMap<&'t str, &'t RawValue>,
 }
 
-/// The result of a run that found its work done.
-pub(super) fn up_to_date(plan: &Plan, manifest: &Value, seconds: f64, peak: u64) -> Value {
-    let mut told = result(plan, manifest, seconds, peak);
-    told["status"] = "up to date".into();
-    told["bytes_read"] = 0.into();
-    told["bytes_written"] = 0.into();
-    told["resumed_tensors"] = 0.into();
-    told
-}
-
-fn result(plan: &Plan, manifest: &Value, seconds: f64, peak: u64) -> Value {
-    let tensors = manifest["tensors"].as_object();
-    let statistics: serde_json::Map<String, Value> = tensors
-        .into_iter()
-        .flatten()
-        .filter_map(|(name, entry)| Some((name.clone(), entry.get("statistics")?.clone())))
-        .collect();
-    json!({
-        "out": plan.out.as_ref().map(|out| out.to_string_lossy()),
-        "tensors": plan.jobs.len(),
-        "elements": plan.jobs.iter().map(Job::elements).sum::<u64>(),
-        "seconds": seconds,
-        "private_peak": peak,
-        "threads": plan.threads,
-        "warnings": manifest["warnings"],
-        "allowed": manifest["allowed"],
-        "share_taken": manifest["statistics"].get("share_taken"),
-        "statistics": statistics,
-        "method": plan.method,
-        "inputs": plan.labels,
-    })
+/// The result of a run; where nothing was `resumed` or written, it found its work done.
+pub(super) fn result<Said: Serialize>(
+    plan: &Plan,
+    manifest: &Manifest<'_, Said>,
+    resumed: Option<&Resumed>,
+    seconds: f64,
+    private_peak: u64,
+) -> Result<String> {
+    let read = |run: &Resumed| plan.read_bytes.saturating_sub(run.unread) + run.kept;
+    let written = |run: &Resumed| plan.write_bytes.saturating_sub(run.kept);
+    let told = Told {
+        status: if resumed.is_some() { "done" } else { "up to date" },
+        out: plan.out.as_ref().map(|out| out.to_string_lossy()),
+        method: &plan.method,
+        inputs: &plan.labels,
+        tensors: plan.jobs.len(),
+        elements: plan.jobs.iter().map(Job::elements).sum(),
+        bytes_read: resumed.map_or(0, read),
+        bytes_written: resumed.map_or(0, written),
+        seconds,
+        private_peak,
+        threads: plan.threads,
+        resumed_tensors: resumed.map_or(0, |run| run.tensors),
+        warnings: &manifest.warnings,
+        allowed: &manifest.allowed,
+        shares: &manifest.statistics,
+        statistics: manifest
+            .tensors
+            .iter()
+            .filter_map(|(name, entry)| Some((&**name, entry.statistics?)))
+            .collect(),
+    };
+    serde_json::to_string(&told).map_err(|error| Kind::Internal { what: error.to_string() }.into())
 }

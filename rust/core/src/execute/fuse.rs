@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
 use super::Work;
@@ -12,7 +13,7 @@ use crate::fit::node::{Node, Tally};
 use crate::fit::random::Stream;
 use crate::fit::tensor::{BLOCK, Context, Leaf, Operand, Reader, Tensor};
 use crate::parallel::Team;
-use crate::plan::expression::{Expression, Merge};
+use crate::plan::expression::{Expression, Merge, StoredAt};
 use crate::plan::layout::Placed;
 use crate::plan::plan::{self, Job, Plan};
 use crate::read::header::Stored;
@@ -36,7 +37,7 @@ pub(super) fn fuse(work: &Work<'_>, at: usize, team: Team) -> Result<Finished> {
         }
     };
     work.progress.add_tensor();
-    finished.map_err(|error| error.tensor(&job.name))
+    finished.map_err(|error| error.tensor(&*job.name))
 }
 
 /// The stored tensors that an output tensor is made of, each once, in a fixed order.
@@ -44,7 +45,7 @@ pub(super) fn inputs_of(plan: &Plan, at: usize) -> Vec<(usize, &str)> {
     let mut found: Vec<(usize, &str)> = Vec::new();
     match &plan.jobs[at].what {
         plan::Work::Copy { inputs } => {
-            found.extend(inputs.iter().map(|(input, name)| (*input, name.as_str())));
+            found.extend(inputs.iter().map(|at| (at.input, &*at.tensor)));
         }
         plan::Work::Merge { expression, .. } => collect(expression, &mut found),
     }
@@ -54,7 +55,7 @@ pub(super) fn inputs_of(plan: &Plan, at: usize) -> Vec<(usize, &str)> {
 fn collect<'p>(expression: &'p Expression, found: &mut Vec<(usize, &'p str)>) {
     match expression {
         Expression::Stored(stored) => {
-            let one = (stored.input, stored.tensor.as_str());
+            let one = (stored.input, &*stored.tensor);
             if !found.contains(&one) {
                 found.push(one);
             }
@@ -129,10 +130,9 @@ fn merge<R: Fitted>(
             },
         );
     Ok(Finished {
-        tensor: job.name.clone(),
         hash: tree_hash::join(&output),
         inputs: hashes.collect::<Result<_>>()?,
-        statistics: statistics(&node, &tally),
+        statistics: statistics(&node, &tally)?,
     })
 }
 
@@ -238,7 +238,7 @@ impl<'b> Build<'b> {
 }
 
 /// What the result tells of a tensor: the method's figures, and the shares of elements that were taken and changed.
-fn statistics<R: Fitted>(node: &Node<'_, R>, tally: &Tally) -> Value {
+fn statistics<R: Fitted>(node: &Node<'_, R>, tally: &Tally) -> Result<Box<RawValue>> {
     let mut told = Map::new();
     for (name, number) in &node.figures.numbers {
         told.insert((*name).into(), json!(number));
@@ -257,7 +257,11 @@ fn statistics<R: Fitted>(node: &Node<'_, R>, tally: &Tally) -> Value {
     if !node.figures.warnings.is_empty() {
         told.insert("warnings".into(), json!(node.figures.warnings));
     }
-    Value::Object(told)
+    as_json(&told.into())
+}
+
+fn as_json(told: &Value) -> Result<Box<RawValue>> {
+    to_raw_value(told).map_err(|error| Kind::Internal { what: error.to_string() }.into())
 }
 
 /// Copies a tensor that is not computed with, once all inputs are seen to hold the same bytes.
@@ -265,7 +269,7 @@ fn copy(
     work: &Work<'_>,
     job: &Job,
     placed: &Placed,
-    inputs: &[(usize, String)],
+    inputs: &[StoredAt],
     team: Team,
 ) -> Result<Finished> {
     let count = placed.bytes.div_ceil(COPY) as usize;
@@ -280,9 +284,9 @@ fn copy(
             other_source.intact()?;
             if !equal {
                 source.intact()?;
-                let expected = work.plan.labels[inputs[0].0].clone();
+                let expected = work.plan.labels[inputs[0].input].clone();
                 let kind = Kind::Unequal { dtype: job.dtype.name(), expected };
-                return Err(Error::from(kind).branch(&work.plan.labels[input.0]));
+                return Err(Error::from(kind).branch(&work.plan.labels[input.input]));
             }
         }
         work.output.write_at(placed.file, placed.offset + range.start, bytes)?;
@@ -293,18 +297,18 @@ fn copy(
         Ok(part)
     })?;
     let hash = tree_hash::join(&parts);
-    let inputs = vec![hash.clone(); inputs.len()];
-    Ok(Finished { tensor: job.name.clone(), hash, inputs, statistics: json!({}) })
+    let inputs = vec![hash; inputs.len()].into();
+    Ok(Finished { hash, inputs, statistics: as_json(&json!({}))? })
 }
 
 /// The bytes of a part of a stored tensor, and the file that they are of.
 fn read<'s>(
     plan: &'s Plan,
-    (input, tensor): &(usize, String),
+    at: &StoredAt,
     range: Range<u64>,
     buffer: &'s mut Vec<u8>,
 ) -> Result<(&'s Source, &'s [u8])> {
-    let (source, stored) = stored(plan, *input, tensor);
+    let (source, stored) = stored(plan, at.input, &at.tensor);
     let (start, end) = (stored.range.start + range.start, stored.range.start + range.end);
     Ok((source, source.bytes(start..end, buffer)?))
 }

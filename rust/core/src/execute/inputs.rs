@@ -9,14 +9,14 @@ use crate::error::Result;
 use crate::parallel::{Progress, Team};
 use crate::plan::plan::Plan;
 use crate::read::checkpoint::Checkpoint;
-use crate::read::tree_hash::{self, Part};
+use crate::read::tree_hash::{self, Hash, Part};
 use crate::write::output::Finished;
 
 /// Bytes that are hashed at once: a whole subtree of the hash.
 const PART: u64 = 1 << 20;
 
-/// The hash of a stored tensor, by input and name.
-pub(super) type Hashes = BTreeMap<(usize, String), String>;
+/// The hashes of stored tensors, by input and name.
+pub(super) type Hashes<'p> = BTreeMap<(usize, &'p str), Hash>;
 
 /// What tells an unfinished run whether its inputs are still the same: names, sizes and times, never paths.
 pub(super) fn identities(plan: &Plan) -> Value {
@@ -41,30 +41,34 @@ pub(super) fn summaries(plan: &Plan) -> Vec<Value> {
 }
 
 /// Hashes the input tensors that no output tensor is made of.
-pub(super) fn hash_unread(plan: &Plan, team: Team, progress: &Progress) -> Result<Hashes> {
+pub(super) fn hash_unread<'p>(
+    plan: &'p Plan,
+    team: Team,
+    progress: &Progress,
+) -> Result<Hashes<'p>> {
     let hashes = team.run(plan.unread.len(), |index| {
         let (input, tensor) = &plan.unread[index];
-        hash(plan, *input, tensor, progress)
+        Ok(((*input, tensor.as_str()), hash(plan, *input, tensor, progress)?))
     })?;
-    Ok(plan.unread.iter().cloned().zip(hashes).collect())
+    Ok(hashes.into_iter().collect())
 }
 
 /// Hashes every tensor of every input.
-pub(super) fn hash_all(plan: &Plan, team: Team, progress: &Progress) -> Result<Hashes> {
-    let tensors = |(input, checkpoint): (usize, &Checkpoint)| {
-        checkpoint.tensors.keys().map(move |name| (input, name.clone())).collect::<Vec<_>>()
+pub(super) fn hash_all<'p>(plan: &'p Plan, team: Team, progress: &Progress) -> Result<Hashes<'p>> {
+    let tensors = |(input, checkpoint): (usize, &'p Checkpoint)| {
+        checkpoint.tensors.keys().map(move |name| (input, name.as_str()))
     };
-    let all: Vec<(usize, String)> = plan.checkpoints.iter().enumerate().flat_map(tensors).collect();
+    let all: Vec<(usize, &str)> = plan.checkpoints.iter().enumerate().flat_map(tensors).collect();
     let hashes = team.run(all.len(), |index| {
-        let hash = hash(plan, all[index].0, &all[index].1, progress)?;
+        let hash = hash(plan, all[index].0, all[index].1, progress)?;
         progress.add_tensor();
-        Ok(hash)
+        Ok((all[index], hash))
     })?;
-    Ok(all.into_iter().zip(hashes).collect())
+    Ok(hashes.into_iter().collect())
 }
 
 /// The hash of a stored tensor.
-pub(super) fn hash(plan: &Plan, input: usize, tensor: &str, progress: &Progress) -> Result<String> {
+pub(super) fn hash(plan: &Plan, input: usize, tensor: &str, progress: &Progress) -> Result<Hash> {
     let checkpoint = &plan.checkpoints[input];
     let stored = &checkpoint.tensors[tensor];
     let source = &checkpoint.files[stored.file];
@@ -83,31 +87,29 @@ pub(super) fn hash(plan: &Plan, input: usize, tensor: &str, progress: &Progress)
     Ok(tree_hash::join(&parts))
 }
 
-/// All hashes of stored tensors that a run has come by.
-pub(super) fn gathered(
-    plan: &Plan,
-    finished: &BTreeMap<String, Finished>,
-    unread: &Hashes,
-) -> Hashes {
-    let mut hashes = unread.clone();
-    for (at, job) in plan.jobs.iter().enumerate() {
-        if let Some(finished) = finished.get(&job.name) {
-            let named = inputs_of(plan, at).into_iter().zip(&finished.inputs);
-            hashes.extend(
-                named.map(|((input, tensor), hash)| ((input, tensor.to_owned()), hash.clone())),
-            );
-        }
+/// Adds the hashes of all that the finished tensors were made of.
+pub(super) fn gather<'p>(hashes: &mut Hashes<'p>, plan: &'p Plan, finished: &[Finished]) {
+    for (at, finished) in finished.iter().enumerate() {
+        hashes.extend(inputs_of(plan, at).into_iter().zip(finished.inputs.iter().copied()));
     }
-    hashes
+}
+
+/// The same with every input's fingerprint.
+pub(super) fn fingerprinted(plan: &Plan, hashes: &Hashes<'_>) -> Vec<Value> {
+    let mut summaries = summaries(plan);
+    for (input, summary) in summaries.iter_mut().enumerate() {
+        summary["fingerprint"] = json!(fingerprint(plan, input, hashes));
+    }
+    summaries
 }
 
 /// One hash for all that a checkpoint's tensors are: names, dtypes, shapes and bytes, whatever its shards.
-pub(super) fn fingerprint(plan: &Plan, input: usize, hashes: &Hashes) -> String {
-    let mut text = String::new();
+fn fingerprint(plan: &Plan, input: usize, hashes: &Hashes<'_>) -> Hash {
+    let mut hasher = blake3::Hasher::new();
     for (name, stored) in &plan.checkpoints[input].tensors {
-        let hash = hashes.get(&(input, name.clone())).map_or("", String::as_str);
-        text.push_str(&json!([name, stored.dtype.name(), stored.shape, hash]).to_string());
-        text.push('\n');
+        let hash = hashes.get(&(input, name.as_str())).map(Hash::to_string).unwrap_or_default();
+        let line = json!([name, stored.dtype.name(), stored.shape, hash]);
+        hasher.update(format!("{line}\n").as_bytes());
     }
-    tree_hash::hash(text.as_bytes())
+    hasher.finalize().into()
 }

@@ -1,12 +1,16 @@
-//! The manifest's content, and the small files beside the weights.
+//! The manifest, and the small files beside the weights.
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::inputs::{self, Hashes};
-use crate::error::Result;
+use crate::error::{Result, shown};
+use crate::plan::layout::Placed;
 use crate::plan::plan::{Job, Plan, Small};
+use crate::write::manifest::{Manifest, TensorEntry};
 use crate::write::output::{Content, Finished, Sidecar, file_entries};
 
 /// The version of the manifest's form.
@@ -31,95 +35,99 @@ pub(super) fn sidecars(plan: &Plan, files: &[(String, Vec<u8>)]) -> Vec<Sidecar>
     carried.chain(given).collect()
 }
 
-/// The manifest before its seal.
-pub(super) fn body(
-    plan: &Plan,
-    finished: &BTreeMap<String, Finished>,
-    unread: &Hashes,
+/// The manifest; `finished` are the tensors in the order of the jobs.
+pub(super) fn manifest<'p>(
+    plan: &'p Plan,
+    finished: &'p [Finished],
+    unread: Hashes<'p>,
     sidecars: &[Sidecar],
-) -> Result<Value> {
-    let hashes = inputs::gathered(plan, finished, unread);
-    let mut summaries = inputs::summaries(plan);
-    for (input, summary) in summaries.iter_mut().enumerate() {
-        summary["fingerprint"] = inputs::fingerprint(plan, input, &hashes).into();
+) -> Result<Manifest<'p>> {
+    let mut hashes = unread;
+    inputs::gather(&mut hashes, plan, finished);
+    let mut told = Told::default();
+    for (job, finished) in plan.jobs.iter().zip(finished) {
+        told.add(job, &finished.statistics);
     }
-    let mut warnings = plan.warnings.clone();
-    warnings.extend(tensor_warnings(plan, finished));
-    Ok(json!({
-        "branchmerge": env!("CARGO_PKG_VERSION"),
-        "format": FORMAT,
-        "recipe": plan.recipe,
-        "inputs": summaries,
-        "bits": "everywhere",
-        "allowed": allowed(plan, finished),
-        "warnings": warnings,
-        "statistics": shares(plan, finished),
-        "files": file_entries(&plan.layout, sidecars)?,
-        "tensors": tensors(plan, finished),
-    }))
-}
-
-fn tensors(plan: &Plan, finished: &BTreeMap<String, Finished>) -> Map<String, Value> {
-    let mut tensors = Map::new();
-    for placed in &plan.layout.tensors {
-        let done = finished.get(&placed.name);
-        let mut entry = json!({
-            "file": plan.layout.files[placed.file].name,
-            "dtype": placed.dtype.name(),
-            "shape": placed.shape,
-            "blake3": done.map(|done| &done.hash),
-        });
-        if let Some(Value::Object(statistics)) = done.map(|done| &done.statistics)
-            && !statistics.is_empty()
-        {
-            entry["statistics"] = Value::Object(statistics.clone());
-        }
-        tensors.insert(placed.name.clone(), entry);
-    }
-    tensors
-}
-
-/// What was let through: by the plan, and non-finite values by name.
-fn allowed(plan: &Plan, finished: &BTreeMap<String, Finished>) -> Vec<Value> {
     let planned = plan.allowed.iter().map(|allowed| {
         json!({ "rule": allowed.rule, "tensor": allowed.tensor, "branch": allowed.branch })
     });
-    let carried = finished.values().filter(|done| done.statistics.get("carried").is_some());
-    let carried =
-        carried.map(|done| json!({ "rule": "nan", "tensor": done.tensor, "branch": null }));
-    planned.chain(carried).collect()
+    let warnings = plan.warnings.iter().cloned().chain(told.warnings()).collect();
+    Ok(Manifest {
+        branchmerge: env!("CARGO_PKG_VERSION").into(),
+        format: FORMAT,
+        recipe: plan.recipe.clone(),
+        inputs: inputs::fingerprinted(plan, &hashes).into(),
+        bits: "everywhere".into(),
+        allowed: planned.chain(told.carried).collect(),
+        warnings,
+        statistics: match told.taken {
+            Some(taken) => json!({ "share_taken": taken as f64 / told.elements.max(1) as f64 }),
+            None => json!({}),
+        },
+        files: file_entries(&plan.layout, sidecars)?,
+        tensors: plan
+            .layout
+            .tensors
+            .iter()
+            .zip(finished)
+            .map(|(placed, finished)| ((&*placed.name).into(), entry(plan, placed, finished)))
+            .collect(),
+    })
 }
 
-/// The shares over the whole model.
-fn shares(plan: &Plan, finished: &BTreeMap<String, Finished>) -> Value {
-    let counts =
-        || finished.values().filter_map(|done| done.statistics.get("taken_and_changed")?.as_u64());
-    if counts().next().is_none() {
-        return json!({});
+fn entry<'p>(plan: &'p Plan, placed: &'p Placed, finished: &'p Finished) -> TensorEntry<'p> {
+    TensorEntry {
+        blake3: finished.hash,
+        dtype: placed.dtype.name().into(),
+        file: (&*plan.layout.files[placed.file].name).into(),
+        shape: (&*placed.shape).into(),
+        statistics: (finished.statistics.get() != "{}").then_some(&finished.statistics),
     }
-    let elements: u64 = plan.jobs.iter().map(Job::elements).sum();
-    json!({ "share_taken": counts().sum::<u64>() as f64 / elements.max(1) as f64 })
 }
 
-/// The methods' warnings, each text once with the tensors that it is about.
-fn tensor_warnings(plan: &Plan, finished: &BTreeMap<String, Finished>) -> Vec<String> {
-    let mut by_text: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for job in &plan.jobs {
-        let told =
-            finished.get(&job.name).and_then(|done| done.statistics.get("warnings")?.as_array());
-        for text in told.into_iter().flatten().filter_map(Value::as_str) {
-            by_text.entry(text).or_default().push(&job.name);
+/// What the statistics of single tensors come to.
+#[derive(Default)]
+struct Told<'p> {
+    elements: u64,
+    /// Elements that were taken and changed, where a method takes any.
+    taken: Option<u64>,
+    /// The tensors that had NaN or infinity in them, as what was let through.
+    carried: Vec<Value>,
+    /// The tensors that a text is about.
+    tensors: BTreeMap<String, Vec<&'p str>>,
+}
+
+impl<'p> Told<'p> {
+    fn add(&mut self, job: &'p Job, statistics: &RawValue) {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Statistics {
+            taken_and_changed: Option<u64>,
+            carried: Option<u64>,
+            warnings: Vec<String>,
+        }
+
+        // What an earlier run left in its journal may be in another form: then it says nothing here.
+        let told: Statistics = serde_json::from_str(statistics.get()).unwrap_or_default();
+        self.elements += job.elements();
+        if let Some(taken) = told.taken_and_changed {
+            *self.taken.get_or_insert(0) += taken;
+        }
+        if told.carried.is_some() {
+            self.carried.push(json!({ "rule": "nan", "tensor": &*job.name, "branch": null }));
+        }
+        for text in told.warnings {
+            self.tensors.entry(text).or_default().push(&job.name);
         }
     }
-    let line = |(text, tensors): (&str, Vec<&str>)| {
-        let named: Vec<String> = tensors
-            .iter()
-            .take(NAMED)
-            .map(|name| format!("`{}`", crate::error::shown(name)))
-            .collect();
-        let more = tensors.len().saturating_sub(NAMED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!("{}{more}: {text}", named.join(", "))
-    };
-    by_text.into_iter().map(line).collect()
+
+    /// The methods' warnings, each text once with the tensors that it is about.
+    fn warnings(&self) -> impl Iterator<Item = String> {
+        self.tensors.iter().map(|(text, tensors)| {
+            let named = tensors.iter().take(NAMED).map(|name| format!("`{}`", shown(name)));
+            let more = tensors.len().saturating_sub(NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!("{}{more}: {text}", named.collect::<Vec<_>>().join(", "))
+        })
+    }
 }

@@ -89,27 +89,25 @@ fn looks_whole(plan: &Plan, target: &Path) -> Result<bool> {
     Ok(is_whole(target, &plan.recipe, &Value::Array(inputs::summaries(plan)))?.is_some())
 }
 
-/// The manifest of a target that already holds this very result: same recipe, same inputs by their hashes, every byte as
-/// it was written.
+/// The manifest, to be opened, of a target that already holds this very result: same recipe, same inputs by their hashes,
+/// every byte as it was written.
 pub(super) fn up_to_date(
     plan: &Plan,
     target: &Path,
     team: Team,
     progress: &Progress,
-) -> Result<Option<Value>> {
-    let mut summaries = inputs::summaries(plan);
-    let Some(manifest) = is_whole(target, &plan.recipe, &Value::Array(summaries.clone()))? else {
+) -> Result<Option<Vec<u8>>> {
+    let summaries = inputs::summaries(plan);
+    let Some(sealed) = is_whole(target, &plan.recipe, &Value::Array(summaries.clone()))? else {
         return Ok(None);
     };
     let bytes = summaries.iter().filter_map(|summary| summary["bytes"].as_u64()).sum();
     let tensors = summaries.iter().filter_map(|summary| summary["tensors"].as_u64()).sum();
     progress.begin(Phase::Checking, bytes, tensors);
     let hashes = inputs::hash_all(plan, team, progress)?;
-    for (input, summary) in summaries.iter_mut().enumerate() {
-        summary["fingerprint"] = inputs::fingerprint(plan, input, &hashes).into();
-    }
-    if manifest.get("inputs") != Some(&Value::Array(summaries)) {
+    let fingerprinted = Value::Array(inputs::fingerprinted(plan, &hashes));
+    if is_whole(target, &plan.recipe, &fingerprinted)?.as_ref() != Some(&sealed) {
         return Ok(None);
     }
-    Ok(verify(target, &team, progress)?.problems.is_empty().then_some(manifest))
+    Ok(verify(target, &team, progress)?.problems.is_empty().then_some(sealed))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::Error;
 use crate::methods;
@@ -122,7 +123,7 @@ fn reading(jobs: &[Job], inputs: &Inputs) -> (u64, BTreeMap<u64, u64>, Vec<(usiz
         for (at, times) in job.reads() {
             bytes = bytes.saturating_add(bytes_of(at.input, &at.tensor).saturating_mul(times));
             most = most.max(times);
-            let stored = inputs.checkpoints[at.input].tensors.get_key_value(&at.tensor);
+            let stored = inputs.checkpoints[at.input].tensors.get_key_value(&*at.tensor);
             read.extend(stored.map(|(name, _)| (at.input, name.as_str())));
         }
         *passes.entry(most).or_insert(0) += 1;
@@ -186,19 +187,20 @@ impl Composer<'_> {
         let inputs = self.inputs;
         let mut jobs = Vec::new();
         for (name, stored) in &inputs.checkpoints[self.donor].tensors {
+            let name: Arc<str> = name.as_str().into();
             if stored.dtype.is_float() {
                 let rounding = None;
-                let Some(expression) = self.step(&self.recipe.root, name, rounding) else {
+                let Some(expression) = self.step(&self.recipe.root, &name, rounding) else {
                     continue;
                 };
                 let double = self.double(&expression);
                 jobs.push(Job {
-                    name: name.clone(),
+                    name,
                     dtype: self.recipe.dtype.unwrap_or(stored.dtype),
                     shape: stored.shape.clone(),
                     what: Work::Merge { expression: merged(expression), double },
                 });
-            } else if let Some(job) = self.raw(name) {
+            } else if let Some(job) = self.raw(&name) {
                 jobs.push(job);
             }
         }
@@ -207,19 +209,20 @@ impl Composer<'_> {
     }
 
     /// A tensor that no method computes with: all inputs must hold the same bytes.
-    fn raw(&mut self, name: &str) -> Option<Job> {
-        let stored = &self.inputs.checkpoints[self.donor].tensors[name];
-        let mut sources = vec![(self.donor, name.to_owned())];
+    fn raw(&mut self, name: &Arc<str>) -> Option<Job> {
+        let stored = &self.inputs.checkpoints[self.donor].tensors[&**name];
+        let at = |input: usize| StoredAt { input, tensor: name.clone() };
+        let mut sources = vec![at(self.donor)];
         let before = self.problems.len();
         let others: Vec<usize> =
             (0..self.inputs.checkpoints.len()).filter(|&input| input != self.donor).collect();
         for input in others {
             if self.stored(input, name) == Some(true) {
-                sources.push((input, name.to_owned()));
+                sources.push(at(input));
             }
         }
         (self.problems.len() == before).then(|| Job {
-            name: name.to_owned(),
+            name: name.clone(),
             dtype: stored.dtype,
             shape: stored.shape.clone(),
             what: Work::Copy { inputs: sources },
@@ -251,7 +254,12 @@ impl Composer<'_> {
     }
 
     /// What a merge makes of a tensor; none where something is wrong, which is noted.
-    fn step(&mut self, step: &Step, name: &str, rounding: Option<Dtype>) -> Option<Expression> {
+    fn step(
+        &mut self,
+        step: &Step,
+        name: &Arc<str>,
+        rounding: Option<Dtype>,
+    ) -> Option<Expression> {
         let mut wrong = false;
         let mut operands = Vec::new();
         if let Some(base) = &step.base {
@@ -291,8 +299,9 @@ impl Composer<'_> {
                         let what = "`missing: base` needs a base, which this merge has not";
                         let hint = "`missing=skip` lets the branch take no part";
                         let label = &self.inputs.labels[leftmost(branch, self.inputs)];
-                        self.problems
-                            .push(Error::recipe_with_hint(what, hint).tensor(name).branch(label));
+                        self.problems.push(
+                            Error::recipe_with_hint(what, hint).tensor(&**name).branch(label),
+                        );
                         wrong = true;
                     }
                 }
@@ -313,7 +322,11 @@ impl Composer<'_> {
         rounding: Option<Dtype>,
     ) -> Option<Expression> {
         let spec = step.method.spec();
-        let parameters = step.parameters.only(&present);
+        let parameters = if present.len() == step.branches.len() {
+            step.parameters.clone()
+        } else {
+            Arc::new(step.parameters.only(&present))
+        };
         if present.len() < spec.fewest {
             // Every branch was left out: what remains is the base.
             if operands.is_empty() {
@@ -342,7 +355,7 @@ impl Composer<'_> {
 
     /// Where a model's elements come from: none where something is wrong, `Some(None)` where the tensor may be missing.
     #[expect(clippy::option_option, reason = "wrong and missing are two things")]
-    fn model(&mut self, model: &Model, name: &str) -> Option<Option<Expression>> {
+    fn model(&mut self, model: &Model, name: &Arc<str>) -> Option<Option<Expression>> {
         match &model.source {
             ModelSource::Step(step) => {
                 self.step(step, name, self.recipe.round_intermediate).map(Some)
@@ -350,7 +363,7 @@ impl Composer<'_> {
             ModelSource::Checkpoint(path) => {
                 let input = self.inputs.by_path[path];
                 let there = self.stored(input, name)?;
-                Some(there.then(|| Expression::Stored(StoredAt { input, tensor: name.to_owned() })))
+                Some(there.then(|| Expression::Stored(StoredAt { input, tensor: name.clone() })))
             }
         }
     }
@@ -393,13 +406,13 @@ impl Composer<'_> {
                 self.problems.push(Error::recipe(what).tensor(name).branch(&inputs.labels[other]));
                 continue;
             }
+            let name: Arc<str> = name.into();
+            let at = |input| StoredAt { input, tensor: name.clone() };
             jobs.push(Job {
-                name: name.to_owned(),
+                name: name.clone(),
                 dtype: stored.dtype,
                 shape: stored.shape.clone(),
-                what: Work::Copy {
-                    inputs: from.into_iter().map(|input| (input, name.to_owned())).collect(),
-                },
+                what: Work::Copy { inputs: from.into_iter().map(at).collect() },
             });
         }
     }
@@ -407,7 +420,7 @@ impl Composer<'_> {
     fn double(&self, expression: &Expression) -> bool {
         let mut double = false;
         expression.leaves(0, &mut |at, _| {
-            double |= self.inputs.checkpoints[at.input].tensors[&at.tensor].dtype == Dtype::F64;
+            double |= self.inputs.checkpoints[at.input].tensors[&*at.tensor].dtype == Dtype::F64;
         });
         double
     }
@@ -460,7 +473,7 @@ fn merged(expression: Expression) -> Expression {
     };
     Expression::Merge(Box::new(Merge {
         method,
-        parameters: method.spec().defaults(1),
+        parameters: Arc::new(method.spec().defaults(1)),
         has_base: false,
         operands: vec![expression],
         branches: vec![0],

@@ -1,5 +1,7 @@
 //! What one output tensor is made of: a small tree whose leaves are stored tensors and whose nodes are merges.
 
+use std::sync::Arc;
+
 use crate::fit::method::{AnyMethod, Parameters};
 use crate::read::dtype::Dtype;
 
@@ -18,7 +20,7 @@ pub struct StoredAt {
     /// Which input.
     pub input: usize,
     /// The tensor's name there.
-    pub tensor: String,
+    pub tensor: Arc<str>,
 }
 
 /// A merge of operands.
@@ -27,7 +29,7 @@ pub struct Merge {
     /// Its method.
     pub method: &'static dyn AnyMethod,
     /// The parameters of the branches that are present.
-    pub parameters: Parameters,
+    pub parameters: Arc<Parameters>,
     /// Whether the first operand is a base.
     pub has_base: bool,
     /// The operands, the base first.

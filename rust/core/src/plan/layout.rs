@@ -6,6 +6,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -30,7 +31,7 @@ pub struct OutputFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
     /// How its elements are stored.
     pub dtype: Dtype,
     /// Its shape; empty for a scalar.
@@ -61,7 +62,10 @@ pub const INDEX: &str = "model.safetensors.index.json";
 ///
 /// # Errors
 /// A name given twice or reserved, a size that is not whole bytes or does not fit, a header over the format's limit.
-pub fn lay_out(tensors: &[(String, Dtype, Vec<u64>)], shard_size: u64) -> Result<Layout> {
+pub fn lay_out<N: Clone + Into<Arc<str>>>(
+    tensors: &[(N, Dtype, Vec<u64>)],
+    shard_size: u64,
+) -> Result<Layout> {
     if shard_size == 0 {
         return Err(Error::value("shard_size", "0", "at least 1 byte"));
     }
@@ -70,7 +74,7 @@ pub fn lay_out(tensors: &[(String, Dtype, Vec<u64>)], shard_size: u64) -> Result
     order.sort_by(|&a, &b| natural(&placed[a].name, &placed[b].name));
     if let Some(pair) = order.windows(2).find(|pair| placed[pair[0]].name == placed[pair[1]].name) {
         let twice = Error::malformed("the tensor is there twice");
-        return Err(twice.tensor(&placed[pair[0]].name));
+        return Err(twice.tensor(&*placed[pair[0]].name));
     }
     let total = placed.iter().try_fold(0u64, |sum, tensor| sum.checked_add(tensor.bytes));
     if total.is_none_or(|total| i64::try_from(total).is_err()) {
@@ -89,9 +93,12 @@ pub fn lay_out(tensors: &[(String, Dtype, Vec<u64>)], shard_size: u64) -> Result
 }
 
 /// A tensor with its size, not yet with its place.
-fn measured((name, dtype, shape): &(String, Dtype, Vec<u64>)) -> Result<Placed> {
-    if name == "__metadata__" {
-        return Err(Error::malformed("the name is reserved by the format").tensor(name));
+fn measured<N: Clone + Into<Arc<str>>>(
+    (name, dtype, shape): &(N, Dtype, Vec<u64>),
+) -> Result<Placed> {
+    let name: Arc<str> = name.clone().into();
+    if &*name == "__metadata__" {
+        return Err(Error::malformed("the name is reserved by the format").tensor(&*name));
     }
     let elements = shape.iter().try_fold(1u64, |product, &side| product.checked_mul(side));
     let bytes = elements
@@ -100,16 +107,9 @@ fn measured((name, dtype, shape): &(String, Dtype, Vec<u64>)) -> Result<Placed> 
         .ok_or_else(|| {
             let what =
                 format!("{shape:?} elements of {} are not whole bytes, or too many", dtype.name());
-            Error::malformed(what).tensor(name)
+            Error::malformed(what).tensor(&*name)
         })?;
-    Ok(Placed {
-        name: name.clone(),
-        dtype: *dtype,
-        shape: shape.clone(),
-        file: 0,
-        offset: 0,
-        bytes,
-    })
+    Ok(Placed { name, dtype: *dtype, shape: shape.clone(), file: 0, offset: 0, bytes })
 }
 
 /// The tensors of each file, as transformers splits them: greedily in order, and what is larger than a file alone.
@@ -158,7 +158,7 @@ fn fill(
         let start = end;
         end += tensor.bytes;
         let offsets = json!([start, end]);
-        let (key, dtype, shape) = (json!(tensor.name), tensor.dtype.name(), json!(tensor.shape));
+        let (key, dtype, shape) = (json!(&*tensor.name), tensor.dtype.name(), json!(tensor.shape));
         let _ = write!(
             json,
             r#",{key}:{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}"#

@@ -12,7 +12,7 @@ use crate::read::source::Io;
 /// What the engine takes besides its workers: tables of names and places are counted by tensor.
 const ENGINE: u64 = 8 << 20;
 /// What names, places and figures of a tensor take, in the plan, the journal and the manifest.
-const A_TENSOR: u64 = 4096;
+const A_TENSOR: u64 = 1024;
 /// A worker's stack and small change.
 const A_WORKER: u64 = 1 << 20;
 
@@ -68,7 +68,7 @@ fn worker(job: &Job, checkpoints: &[Checkpoint], io: Io) -> u64 {
     let block = if rows { ROW_BLOCK as u64 } else { BLOCK as u64 };
     let mut buffers = 0;
     expression.leaves(elements, &mut |at, _| {
-        let size = checkpoints[at.input].tensors[&at.tensor].dtype.bits() / 8;
+        let size = checkpoints[at.input].tensors[&*at.tensor].dtype.bits() / 8;
         buffers += if io == Io::Read { chunk.max(row) * size } else { 0 };
     });
     let values = (2 * expression.operands() + 3) * block * width(*double);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -18,7 +19,7 @@ pub const SMALL: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct Job {
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
     /// How it is stored in the result.
     pub dtype: Dtype,
     /// Its shape.
@@ -45,13 +46,7 @@ impl Job {
     pub fn reads(&self) -> Vec<(StoredAt, u64)> {
         let mut found = Vec::new();
         match &self.what {
-            Work::Copy { inputs } => {
-                let at = |(input, tensor): &(usize, String)| StoredAt {
-                    input: *input,
-                    tensor: tensor.clone(),
-                };
-                found.extend(inputs.iter().map(|input| (at(input), 1)));
-            }
+            Work::Copy { inputs } => found.extend(inputs.iter().map(|input| (input.clone(), 1))),
             Work::Merge { expression, .. } => {
                 expression
                     .leaves(self.elements(), &mut |at, times| found.push((at.clone(), times)));
@@ -80,8 +75,8 @@ pub enum Work {
     },
     /// They are copied from the first, once all are seen to hold the same bytes.
     Copy {
-        /// Inputs and the tensor's name there.
-        inputs: Vec<(usize, String)>,
+        /// The tensor in each input that has it.
+        inputs: Vec<StoredAt>,
     },
 }
 

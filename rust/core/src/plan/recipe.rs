@@ -7,6 +7,7 @@ mod step;
 mod values;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -45,7 +46,7 @@ pub struct Step {
     /// Of a merge without a base, the branch that gives config and tokenizer.
     pub donor: usize,
     /// Every parameter, with a value.
-    pub parameters: Parameters,
+    pub parameters: Arc<Parameters>,
 }
 
 /// What a merge is made of.

@@ -1,8 +1,8 @@
 //! Whether the tokenizers of all inputs mean the same by each row of the embeddings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Kind, shown};
 use crate::plan::Inputs;
@@ -31,7 +31,7 @@ pub(super) fn compare(inputs: &Inputs, input: usize, donor: usize) -> Result<Opt
     if own == theirs {
         return Ok(None);
     }
-    let (Some(own), Some(theirs)) = (tokens(&own), tokens(&theirs)) else {
+    let (Some(own), Some(theirs)) = (Tokenizer::read(&own), Tokenizer::read(&theirs)) else {
         let text = format!(
             "the tokenizers of `{}` and `{}` could not be compared",
             shown(labels.0),
@@ -40,9 +40,10 @@ pub(super) fn compare(inputs: &Inputs, input: usize, donor: usize) -> Result<Opt
         return Ok(Some(Found::Warning(text)));
     };
     let differing: Vec<(&u64, &String, &String)> = own
+        .tokens
         .iter()
         .filter_map(|(row, token)| {
-            Some((row, token, theirs.get(row).filter(|other| *other != token)?))
+            Some((row, token, theirs.tokens.get(row).filter(|other| *other != token)?))
         })
         .collect();
     if !differing.is_empty() {
@@ -66,38 +67,75 @@ pub(super) fn compare(inputs: &Inputs, input: usize, donor: usize) -> Result<Opt
         let path = inputs.checkpoints[input].directory.join(TOKENIZER);
         return Ok(Some(Found::Conflict(Error::from(kind).branch(labels.0).path(&path))));
     }
-    let only = |one: &BTreeMap<u64, String>, other: &BTreeMap<u64, String>| {
-        one.keys().filter(|row| !other.contains_key(row)).count()
+    let what = own.differences(&theirs);
+    let text = || {
+        let (label, donor) = (shown(labels.0), shown(labels.1));
+        format!("the result carries the tokenizer of `{donor}`; that of `{label}` has {what}")
     };
-    let text = format!(
-        "the tokenizer of `{}` is not that of `{}`, which the result carries: {} tokens are only in the first, {} only in the second",
-        shown(labels.0),
-        shown(labels.1),
-        only(&own, &theirs),
-        only(&theirs, &own)
-    );
-    Ok(Some(Found::Warning(text)))
+    Ok((!what.is_empty()).then(|| Found::Warning(text())))
 }
 
-/// The tokens of a `tokenizer.json` by row.
-fn tokens(bytes: &[u8]) -> Option<BTreeMap<u64, String>> {
-    let tokenizer = json::parse(bytes, TOKENIZER, CAP).ok()?;
-    let mut tokens = BTreeMap::new();
-    match tokenizer.get("model")?.get("vocab")? {
-        Value::Object(vocabulary) => {
-            for (token, row) in vocabulary {
-                tokens.insert(row.as_u64()?, token.clone());
+/// A `tokenizer.json`.
+struct Tokenizer {
+    /// Its tokens by row.
+    tokens: BTreeMap<u64, String>,
+    /// All else that it says.
+    rest: Map<String, Value>,
+}
+
+impl Tokenizer {
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let Value::Object(mut rest) = json::parse(bytes, TOKENIZER, CAP).ok()? else { return None };
+        let mut tokens = BTreeMap::new();
+        match rest.get_mut("model")?.as_object_mut()?.remove("vocab")? {
+            Value::Object(vocabulary) => {
+                for (token, row) in vocabulary {
+                    tokens.insert(row.as_u64()?, token);
+                }
+            }
+            Value::Array(vocabulary) => {
+                for (row, entry) in vocabulary.iter().enumerate() {
+                    tokens.insert(row as u64, entry.get(0)?.as_str()?.to_owned());
+                }
+            }
+            _ => return None,
+        }
+        for added in rest.get("added_tokens").and_then(Value::as_array).into_iter().flatten() {
+            tokens.insert(added.get("id")?.as_u64()?, added.get("content")?.as_str()?.to_owned());
+        }
+        rest.values_mut().for_each(leave_out_defaults);
+        Some(Self { tokens, rest })
+    }
+
+    /// What it says of something besides tokens.
+    fn said(&self, key: &str) -> Option<&Value> {
+        self.rest.get(key).filter(|said| !said.is_null())
+    }
+
+    /// What it has that another, of the same token wherever both have one, has not; empty where they are the same.
+    fn differences(&self, other: &Self) -> String {
+        let mut found = Vec::new();
+        for (one, two, what) in [(self, other, "more"), (other, self, "fewer")] {
+            let only = one.tokens.keys().filter(|row| !two.tokens.contains_key(row)).count();
+            if only > 0 {
+                found.push(format!("{only} tokens {what}"));
             }
         }
-        Value::Array(vocabulary) => {
-            for (row, entry) in vocabulary.iter().enumerate() {
-                tokens.insert(row as u64, entry.get(0)?.as_str()?.to_owned());
-            }
+        let keys: BTreeSet<&String> = self.rest.keys().chain(other.rest.keys()).collect();
+        let differing = keys.into_iter().filter(|key| self.said(key) != other.said(key));
+        found.extend(differing.take(NAMED).map(|key| format!("another `{}`", shown(key))));
+        found.join(", ")
+    }
+}
+
+/// Removes what says nothing: libraries differ in whether they write it.
+fn leave_out_defaults(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, value| !matches!(value, Value::Null | Value::Bool(false)));
+            members.values_mut().for_each(leave_out_defaults);
         }
-        _ => return None,
+        Value::Array(values) => values.iter_mut().for_each(leave_out_defaults),
+        _ => {}
     }
-    for added in tokenizer.get("added_tokens").and_then(Value::as_array).into_iter().flatten() {
-        tokens.insert(added.get("id")?.as_u64()?, added.get("content")?.as_str()?.to_owned());
-    }
-    Some(tokens)
 }

@@ -14,7 +14,6 @@
 mod entries;
 #[cfg(test)]
 mod tests;
-mod words;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

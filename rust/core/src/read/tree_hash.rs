@@ -3,9 +3,49 @@
 //! BLAKE3 is a binary tree over 1 KiB leaves. A part whose size is a power of two, at a multiple of that size, is a
 //! whole subtree; [`join`] folds the subtrees of all parts into the standard hash, the one that `b3sum` prints.
 
+use std::fmt;
+
 use blake3::hazmat::{
     ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root,
 };
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A BLAKE3 hash; as text, 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Hash([u8; 32]);
+
+impl fmt::Display for Hash {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, out)
+    }
+}
+
+impl From<blake3::Hash> for Hash {
+    fn from(hash: blake3::Hash) -> Self {
+        Self(hash.into())
+    }
+}
+
+impl Serialize for Hash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&blake3::Hash::from_bytes(self.0).to_hex())
+    }
+}
+
+impl<'de> Deserialize<'de> for Hash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        let hash = blake3::Hash::from_hex(text.as_bytes());
+        hash.map(Self::from).map_err(|_| D::Error::custom("a hash has 64 hexadecimal digits"))
+    }
+}
 
 /// The hash of one part: a subtree's chaining value, or the whole hash where there is only one part.
 #[derive(Clone, Copy, Debug)]
@@ -29,25 +69,24 @@ pub fn part(bytes: &[u8], offset: u64, total: u64) -> Part {
     Part::Subtree(hasher.update(bytes).finalize_non_root())
 }
 
-/// The standard hash, in hexadecimal, of the string whose parts are given in order.
+/// The standard hash of the string whose parts are given in order.
 #[must_use]
-pub fn join(parts: &[Part]) -> String {
-    let hash: blake3::Hash = match parts {
-        [] => blake3::hash(&[]),
-        [Part::Whole(hash)] => (*hash).into(),
+pub fn join(parts: &[Part]) -> Hash {
+    match parts {
+        [] => hash(&[]),
+        [Part::Whole(hash)] => Hash(*hash),
         _ => {
             let values: Vec<ChainingValue> = parts.iter().map(subtree).collect();
             let (left, right) = values.split_at(left_count(values.len()));
-            merge_subtrees_root(&merged(left), &merged(right), Mode::Hash)
+            merge_subtrees_root(&merged(left), &merged(right), Mode::Hash).into()
         }
-    };
-    hash.to_hex().to_string()
+    }
 }
 
-/// The hash, in hexadecimal, of bytes at hand.
+/// The hash of bytes at hand.
 #[must_use]
-pub fn hash(bytes: &[u8]) -> String {
-    blake3::hash(bytes).to_hex().to_string()
+pub fn hash(bytes: &[u8]) -> Hash {
+    blake3::hash(bytes).into()
 }
 
 fn subtree(part: &Part) -> ChainingValue {

@@ -27,7 +27,7 @@ pub(super) fn begin(
     layout: &Layout,
     run: &Run,
     overwrite: bool,
-) -> Result<(Output, Vec<Finished>)> {
+) -> Result<(Output, Vec<(usize, Finished)>)> {
     finish_replacement(target)?;
     let place = Place::resolve(target)?;
     place.standing(overwrite)?;
@@ -55,10 +55,9 @@ pub(super) fn begin(
 }
 
 /// What is claimed to be finished of the layout's tensors.
-fn known(past: Past, layout: &Layout) -> Vec<Finished> {
-    let known: BTreeSet<&str> = layout.tensors.iter().map(|tensor| &*tensor.name).collect();
-    let finished = past.finished.into_values();
-    finished.filter(|finished| known.contains(&*finished.tensor)).collect()
+fn known(mut past: Past, layout: &Layout) -> Vec<(usize, Finished)> {
+    let tensors = layout.tensors.iter().enumerate();
+    tensors.filter_map(|(at, tensor)| Some((at, past.finished.remove(&*tensor.name)?))).collect()
 }
 
 /// The partial directory, made if need be (then `true`), locked, and still the one of that name.

@@ -4,14 +4,16 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-use serde_json::{Value, json};
+use serde_json::json;
+use serde_json::value::to_raw_value;
 
 use crate::error::Result;
 use crate::plan::layout::{Layout, Placed, lay_out};
 use crate::read::dtype::Dtype;
-use crate::read::tree_hash;
-use crate::write::manifest::seal;
+use crate::read::tree_hash::{self, Hash};
+use crate::write::manifest::{Manifest, TensorEntry};
 use crate::write::output::{
     Content, Finished, Output, Run, Sidecar, file_entries, finish_replacement,
 };
@@ -22,16 +24,18 @@ pub(super) fn room() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-pub(super) fn layout() -> Layout {
-    let tensors = [
-        ("layers.10.w", Dtype::BF16, vec![3, 5]),
-        ("layers.2.w", Dtype::F32, vec![4]),
-        ("empty", Dtype::F64, vec![0, 7]),
-        ("scalar", Dtype::F64, vec![]),
-        ("head", Dtype::U8, vec![9]),
-    ];
-    let tensors = tensors.map(|(name, dtype, shape)| (name.to_string(), dtype, shape));
-    lay_out(&tensors, 40).unwrap()
+pub(super) fn layout() -> &'static Layout {
+    static LAYOUT: LazyLock<Layout> = LazyLock::new(|| {
+        let tensors = [
+            ("layers.10.w", Dtype::BF16, vec![3, 5]),
+            ("layers.2.w", Dtype::F32, vec![4]),
+            ("empty", Dtype::F64, vec![0, 7]),
+            ("scalar", Dtype::F64, vec![]),
+            ("head", Dtype::U8, vec![9]),
+        ];
+        lay_out(&tensors, 40).unwrap()
+    });
+    &LAYOUT
 }
 
 pub(super) fn run() -> Run {
@@ -61,23 +65,31 @@ pub(super) fn sidecars(beside: &Path) -> Vec<Sidecar> {
     ]
 }
 
-pub(super) fn manifest(layout: &Layout, sidecars: &[Sidecar]) -> Result<Vec<u8>> {
-    let tensors: serde_json::Map<String, Value> = layout
-        .tensors
-        .iter()
-        .map(|tensor| {
-            let entry = json!({
-                "file": layout.files[tensor.file].name,
-                "dtype": tensor.dtype.name(),
-                "shape": tensor.shape,
-                "blake3": tree_hash::hash(&content(tensor)),
-            });
-            (tensor.name.clone(), entry)
-        })
-        .collect();
+pub(super) fn manifest<'m>(layout: &'m Layout, sidecars: &[Sidecar]) -> Result<Manifest<'m>> {
     let Run { recipe, inputs } = run();
-    let files = file_entries(layout, sidecars)?;
-    Ok(seal(&json!({ "recipe": recipe, "inputs": inputs, "files": files, "tensors": tensors })))
+    let entry = |tensor: &'m Placed| TensorEntry {
+        blake3: tree_hash::hash(&content(tensor)),
+        dtype: tensor.dtype.name().into(),
+        file: (&*layout.files[tensor.file].name).into(),
+        shape: (&*tensor.shape).into(),
+        statistics: None,
+    };
+    Ok(Manifest {
+        branchmerge: "0.1.0".into(),
+        format: 1,
+        recipe,
+        inputs,
+        bits: "everywhere".into(),
+        allowed: json!([]),
+        warnings: json!([]),
+        statistics: json!({}),
+        files: file_entries(layout, sidecars)?,
+        tensors: layout
+            .tensors
+            .iter()
+            .map(|tensor| ((&*tensor.name).into(), entry(tensor)))
+            .collect(),
+    })
 }
 
 thread_local! {
@@ -97,30 +109,29 @@ pub(super) fn merge(target: &Path, overwrite: bool) -> Result<()> {
         return Ok(());
     }
     let layout = layout();
-    let (output, finished) = Output::begin(target, &layout, &run, overwrite)?;
-    let finished: BTreeMap<&str, &str> =
-        finished.iter().map(|finished| (&*finished.tensor, &*finished.hash)).collect();
-    for tensor in &layout.tensors {
+    let (output, finished) = Output::begin(target, layout, &run, overwrite)?;
+    let finished: BTreeMap<usize, Hash> =
+        finished.iter().map(|(at, finished)| (*at, finished.hash)).collect();
+    for (at, tensor) in layout.tensors.iter().enumerate() {
         let mut bytes = vec![0; tensor.bytes as usize];
         output.read_at(tensor.file, tensor.offset, &mut bytes)?;
-        if finished.get(&*tensor.name) != Some(&&*tree_hash::hash(&bytes)) {
+        if finished.get(&at) != Some(&tree_hash::hash(&bytes)) {
             COMPUTED.set(COMPUTED.get() + 1);
             let bytes = content(tensor);
             output.write_at(tensor.file, tensor.offset, &bytes)?;
-            output.record(&[finished_of(tensor)])?;
+            output.record(&[(&*tensor.name, &finished_of(tensor))])?;
         }
         RECORDED.set(RECORDED.get() + 1);
     }
     let sidecars = sidecars(target.parent().unwrap().parent().unwrap());
-    output.publish(&sidecars, &manifest(&layout, &sidecars)?, &|| Ok(()))
+    output.publish(&sidecars, &manifest(layout, &sidecars)?, &|| Ok(()))
 }
 
 pub(super) fn finished_of(tensor: &Placed) -> Finished {
     Finished {
-        tensor: tensor.name.clone(),
         hash: tree_hash::hash(&content(tensor)),
-        inputs: vec!["00".into()],
-        statistics: json!({ "share": 0.25 }),
+        inputs: [tree_hash::hash(b"input")].into(),
+        statistics: to_raw_value(&json!({ "share": 0.25 })).unwrap(),
     }
 }
 

@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result, shown};
 use crate::parallel::lock;
 use crate::plan::layout::Layout;
-use crate::read::tree_hash;
+use crate::read::tree_hash::{self, Hash};
 use crate::write::look::Stamp;
 use crate::write::system;
 
@@ -39,27 +40,26 @@ pub struct Run {
     pub inputs: Value,
 }
 
-/// A tensor whose bytes are written.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What is known of a tensor whose bytes are written. There may be 10⁵ of them: it is small.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Finished {
-    /// Its name.
-    pub tensor: String,
-    /// The BLAKE3 of its bytes, in hexadecimal.
-    pub hash: String,
+    /// The hash of its bytes.
+    pub hash: Hash,
     /// The hashes of what it was made of, in the order of the inputs.
-    pub inputs: Vec<String>,
-    /// What the method told of it.
-    pub statistics: Value,
+    pub inputs: Box<[Hash]>,
+    /// What the method told of it, as a JSON object.
+    pub statistics: Box<RawValue>,
 }
 
 /// One line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Record {
+enum Record<Name = String, What = Finished> {
     /// The first line, and only that: see [`opening`].
     Begun(Value),
-    Finished(Finished),
+    /// A tensor, by its name.
+    Finished(Name, What),
     /// A sync failed: nothing before this line is on the disk for sure, whatever the page cache shows.
     Unsynced,
     Publishing(Publishing),
@@ -112,7 +112,7 @@ pub(super) fn opening(run: &Run, layout: &Layout) -> Value {
 
 /// The first line of a run's journal.
 pub(super) fn first_line(opening: &Value) -> Result<Vec<u8>> {
-    let line = line(&Record::Begun(opening.clone()))?;
+    let line = line::<(), ()>(&Record::Begun(opening.clone()))?;
     if line.len() as u64 > LONGEST_LINE {
         return Err(Error::recipe("the recipe and its inputs are too large to be written down"));
     }
@@ -146,8 +146,8 @@ impl Past {
     fn add(&mut self, record: Record) {
         self.publishing = None;
         match record {
-            Record::Finished(finished) => {
-                self.finished.insert(finished.tensor.clone(), finished);
+            Record::Finished(tensor, finished) => {
+                self.finished.insert(tensor, finished);
             }
             Record::Unsynced => self.finished.clear(),
             Record::Publishing(publishing) => self.publishing = Some(publishing),
@@ -180,17 +180,19 @@ impl Journal {
         Self { file, path, end: Mutex::new(end) }
     }
 
-    pub(super) fn finished(&self, finished: &[Finished]) -> Result<()> {
-        let lines = finished.iter().map(|finished| line(&Record::Finished(finished.clone())));
+    /// Notes tensors, by name, in one append.
+    pub(super) fn finished(&self, finished: &[(&str, &Finished)]) -> Result<()> {
+        let lines =
+            finished.iter().map(|(tensor, finished)| line(&Record::Finished(*tensor, *finished)));
         self.append(&lines.collect::<Result<Vec<_>>>()?.concat())
     }
 
     pub(super) fn unsynced(&self) -> Result<()> {
-        self.append(&line(&Record::Unsynced)?)
+        self.append(&line::<(), ()>(&Record::Unsynced)?)
     }
 
     pub(super) fn publishing(&self, publishing: Publishing) -> Result<()> {
-        self.append(&line(&Record::Publishing(publishing))?)
+        self.append(&line::<(), ()>(&Record::Publishing(publishing))?)
     }
 
     pub(super) fn sync(&self) -> Result<()> {
@@ -209,17 +211,20 @@ impl Journal {
     }
 }
 
-fn line(record: &Record) -> Result<Vec<u8>> {
+fn line<Name: Serialize, What: Serialize>(record: &Record<Name, What>) -> Result<Vec<u8>> {
     let json = serde_json::to_string(record)
         .map_err(|error| Error::malformed(format!("the journal cannot be written: {error}")))?;
-    Ok(format!("{} {json}\n", &tree_hash::hash(json.as_bytes())[..DIGITS]).into_bytes())
+    Ok(format!("{} {json}\n", digits(json.as_bytes())).into_bytes())
 }
 
 fn parsed(line: &[u8]) -> Option<Record> {
     let (digits, rest) = line.split_at_checked(DIGITS)?;
     let json = rest.strip_prefix(b" ")?.strip_suffix(b"\n")?;
-    let good = &tree_hash::hash(json).as_bytes()[..DIGITS] == digits;
-    if good { serde_json::from_slice(json).ok() } else { None }
+    if self::digits(json).as_bytes() == digits { serde_json::from_slice(json).ok() } else { None }
+}
+
+fn digits(json: &[u8]) -> String {
+    format!("{:.DIGITS$}", tree_hash::hash(json).to_string())
 }
 
 /// Adds each place where two values differ, with both.

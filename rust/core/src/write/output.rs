@@ -13,6 +13,7 @@ use crate::plan::layout::Layout;
 use crate::write::directory::Folder;
 use crate::write::journal::Journal;
 use crate::write::look::Stamp;
+use crate::write::manifest::Manifest;
 use crate::write::place::Place;
 use crate::write::{begin, publish, system};
 
@@ -46,7 +47,7 @@ pub(super) struct WeightFile {
 }
 
 impl Output {
-    /// Makes `TARGET.partial`, or reopens it; returns what its journal claims to be finished.
+    /// Makes `TARGET.partial`, or reopens it; returns which of the layout's tensors its journal claims are finished.
     ///
     /// The claims are hints: the caller hashes the bytes again.
     ///
@@ -59,7 +60,7 @@ impl Output {
         layout: &Layout,
         run: &Run,
         overwrite: bool,
-    ) -> Result<(Self, Vec<Finished>)> {
+    ) -> Result<(Self, Vec<(usize, Finished)>)> {
         begin::begin(target, layout, run, overwrite)
     }
 
@@ -84,11 +85,11 @@ impl Output {
             .map_err(|error| self.folder.error("read", &file.name, error))
     }
 
-    /// Notes finished tensors in the journal, in one append.
+    /// Notes finished tensors, by name, in the journal, in one append.
     ///
     /// # Errors
     /// The system's word.
-    pub fn record(&self, finished: &[Finished]) -> Result<()> {
+    pub fn record(&self, finished: &[(&str, &Finished)]) -> Result<()> {
         if finished.is_empty() { Ok(()) } else { self.journal.finished(finished) }
     }
 
@@ -114,15 +115,15 @@ impl Output {
 
     /// Puts the result in place under its name, whole, with its small files; returns when it is on the disk.
     ///
-    /// `manifest` is what [`crate::write::manifest::seal`] made, with a member `files` as [`file_entries`] makes it;
-    /// `unchanged` says whether the inputs are still what they were. The index of several weight files is written too.
+    /// `manifest` has the files that [`file_entries`] tells; `unchanged` says whether the inputs are still what they were.
+    /// The index of several weight files is written too.
     ///
     /// # Errors
     /// Whatever is refused; then `TARGET.partial` is left to be resumed, unless the result is in place already.
     pub fn publish(
         self,
         sidecars: &[Sidecar],
-        manifest: &[u8],
+        manifest: &Manifest<'_>,
         unchanged: &dyn Fn() -> Result<()>,
     ) -> Result<()> {
         publish::publish(&self, sidecars, manifest, unchanged)

@@ -9,14 +9,12 @@ use std::ffi::OsStr;
 use std::io::{Error as SystemError, ErrorKind};
 use std::path::Path;
 
-use serde_json::Value;
-
 use crate::error::{Error, Kind, Result};
 use crate::write::begin::sweep;
 use crate::write::directory::Folder;
 use crate::write::journal::{self, Past, Publishing};
 use crate::write::look::Stamp;
-use crate::write::manifest;
+use crate::write::manifest::{self, Manifest};
 use crate::write::output::Output;
 use crate::write::place::{Place, Standing, in_the_way};
 use crate::write::sidecar::{Sidecar, with_index};
@@ -26,7 +24,7 @@ use crate::write::system::{self, Onto};
 pub(super) fn publish(
     output: &Output,
     sidecars: &[Sidecar],
-    manifest: &[u8],
+    manifest: &Manifest<'_>,
     unchanged: &dyn Fn() -> Result<()>,
 ) -> Result<()> {
     output.sync()?;
@@ -56,20 +54,19 @@ fn check_files(output: &Output) -> Result<()> {
     Ok(())
 }
 
-fn write_small_files(output: &Output, sidecars: &[Sidecar], manifest: &[u8]) -> Result<()> {
-    let body = manifest::open(manifest)?;
-    let files = body.get("files").and_then(Value::as_object);
+fn write_small_files(output: &Output, sidecars: &[Sidecar], manifest: &Manifest<'_>) -> Result<()> {
+    let sealed = manifest::seal(manifest)?;
     let weights = output.files.iter().map(|file| file.name.as_os_str());
     sweep(&output.folder, weights)?;
     for sidecar in sidecars {
-        sidecar.write(&output.folder, files.and_then(|files| files.get(&sidecar.name)))?;
+        sidecar.write(&output.folder, manifest.files.get(&*sidecar.name))?;
     }
     let expected = output.files.len() + sidecars.len();
-    if files.is_none_or(|files| files.len() != expected) {
+    if manifest.files.len() != expected {
         let what = format!("the manifest does not have the {expected} files of the result");
         return Err(Kind::Internal { what }.into());
     }
-    output.folder.write_file(OsStr::new(manifest::NAME), manifest)
+    output.folder.write_file(OsStr::new(manifest::NAME), &sealed)
 }
 
 fn put_in_place(output: &Output) -> Result<()> {

@@ -1,17 +1,18 @@
 //! The small files of a result: where their bytes come from, and what the manifest says of each file.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use serde_json::{Map, Value, json};
-
 use crate::error::{Error, Kind, Result};
 use crate::plan::layout::{INDEX, Layout};
 use crate::read::tree_hash;
 use crate::write::directory::Folder;
+use crate::write::manifest::FileEntry;
 use crate::write::{journal, manifest, system};
 
 /// A small file of the result.
@@ -32,18 +33,20 @@ pub enum Content {
     Copy(PathBuf),
 }
 
-/// The member `files` of the manifest: every file of the result but the manifest itself.
-///
-/// Weight files have their size and the hash of their header (`bytes`, `header_blake3`), as their tensors are hashed one
-/// by one; all others their size and hash (`bytes`, `blake3`).
+/// What the manifest says of every file of the result but itself. Of weight files the header is hashed, as their tensors
+/// are hashed one by one.
 ///
 /// # Errors
 /// A source that cannot be read; a name that is taken, or is not one of a file inside the result.
-pub fn file_entries(layout: &Layout, sidecars: &[Sidecar]) -> Result<Map<String, Value>> {
-    let mut entries = Map::new();
+pub fn file_entries<'m>(
+    layout: &Layout,
+    sidecars: &[Sidecar],
+) -> Result<BTreeMap<Cow<'m, str>, FileEntry>> {
+    let mut entries = BTreeMap::new();
     for file in &layout.files {
-        let hash = tree_hash::hash(&file.header);
-        entries.insert(file.name.clone(), json!({ "bytes": file.bytes, "header_blake3": hash }));
+        let header = Some(tree_hash::hash(&file.header));
+        let entry = FileEntry { bytes: file.bytes, blake3: None, header_blake3: header };
+        entries.insert(file.name.clone().into(), entry);
     }
     for sidecar in with_index(sidecars, layout.index.as_deref()) {
         check_name(&sidecar.name)?;
@@ -52,7 +55,7 @@ pub fn file_entries(layout: &Layout, sidecars: &[Sidecar]) -> Result<Map<String,
             sum.add(bytes);
             Ok(())
         })?;
-        if entries.insert(sidecar.name.clone(), sum.entry()).is_some() {
+        if entries.insert(sidecar.name.clone().into(), sum.entry()).is_some() {
             return Err(internal(format!("two files are named `{}`", sidecar.name)));
         }
     }
@@ -72,7 +75,7 @@ pub(super) fn with_index(sidecars: &[Sidecar], index: Option<&[u8]>) -> Vec<Side
 
 impl Sidecar {
     /// Writes it into a result, on the disk when this returns but for names; `expected` is its entry in the manifest.
-    pub(super) fn write(&self, folder: &Folder, expected: Option<&Value>) -> Result<()> {
+    pub(super) fn write(&self, folder: &Folder, expected: Option<&FileEntry>) -> Result<()> {
         check_name(&self.name)?;
         let path = Path::new(&self.name);
         let name = path.file_name().unwrap_or_default();
@@ -172,8 +175,9 @@ impl Sum {
         self.hasher.update(bytes);
     }
 
-    fn entry(&self) -> Value {
-        json!({ "bytes": self.bytes, "blake3": self.hasher.finalize().to_hex().as_str() })
+    fn entry(&self) -> FileEntry {
+        let hash = Some(self.hasher.finalize().into());
+        FileEntry { bytes: self.bytes, blake3: hash, header_blake3: None }
     }
 }
 
@@ -203,7 +207,7 @@ mod tests {
         let layout = crate::write::fixture::layout();
         for path in [path.clone(), room.path().to_path_buf(), room.path().join("none")] {
             let sidecar = Sidecar { name: "x".into(), content: Content::Copy(path.clone()) };
-            let error = file_entries(&layout, &[sidecar]).unwrap_err();
+            let error = file_entries(layout, &[sidecar]).unwrap_err();
             assert_eq!(error.path.as_deref(), Some(&*path));
         }
     }
@@ -212,6 +216,6 @@ mod tests {
     fn a_name_given_twice_is_refused() {
         let layout = crate::write::fixture::layout();
         let file = Sidecar { name: layout.files[0].name.clone(), content: Content::Bytes(vec![]) };
-        assert!(file_entries(&layout, &[file]).is_err());
+        assert!(file_entries(layout, &[file]).is_err());
     }
 }

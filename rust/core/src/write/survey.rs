@@ -7,30 +7,27 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::FileType;
-use serde_json::Value;
 
 use crate::error::{Error, Kind, Result, shown};
-use crate::read::{json, tree_hash};
+use crate::read::header::{self, LONGEST_HEADER};
+use crate::read::tree_hash::{self, Hash};
 use crate::write::directory::Folder;
 use crate::write::look::Look;
-use crate::write::manifest;
+use crate::write::manifest::{self, FileEntry, Manifest, TensorEntry, Unread};
 
-/// The longest header of a weight file.
-const LONGEST_HEADER: u64 = 100_000_000;
 /// How deep folders of a result may lie in each other.
 const DEEPEST: usize = 8;
 
-/// The manifest's body and size.
-pub(super) fn read_manifest(folder: &Folder) -> Result<Option<(Value, u64)>> {
+/// The manifest's bytes, to be opened.
+pub(super) fn read_manifest(folder: &Folder) -> Result<Option<Vec<u8>>> {
     let name = OsStr::new(manifest::NAME);
     let Some(file) = folder.open_file(name)? else { return Ok(None) };
-    let bytes =
-        read_all(&file, manifest::LARGEST).map_err(|error| folder.error("read", name, error))?;
-    Ok(Some((manifest::open(&bytes)?, bytes.len() as u64)))
+    let bytes = read_all(&file, manifest::LARGEST);
+    bytes.map(Some).map_err(|error| folder.error("read", name, error))
 }
 
 fn read_all(file: &File, largest: u64) -> io::Result<Vec<u8>> {
@@ -75,14 +72,19 @@ pub(super) fn listing(folder: &Folder) -> Result<BTreeMap<OsString, Look>> {
     Ok(found)
 }
 
+/// A manifest that was read.
+type Said<'m> = Manifest<'m, Unread<'m>>;
+/// What a manifest says of the tensors of one file.
+type Tensors<'a> = Vec<(&'a str, &'a TensorEntry<'a>)>;
+
 /// Bytes of a file with the hash that they should have.
 pub(super) struct Hashed<'a> {
     pub(super) file: Arc<File>,
-    pub(super) path: PathBuf,
+    pub(super) path: Arc<Path>,
     pub(super) tensor: Option<&'a str>,
     pub(super) offset: u64,
     pub(super) bytes: u64,
-    pub(super) hash: &'a str,
+    pub(super) hash: Hash,
 }
 
 /// What is compared before anything is hashed: names, sizes, headers.
@@ -96,32 +98,30 @@ pub(super) struct Survey<'a> {
 }
 
 impl<'a> Survey<'a> {
-    /// Compares a result with its manifest's body.
-    pub(super) fn of(folder: &'a Folder, body: &'a Value) -> Result<Self> {
+    /// Compares a result with its manifest.
+    pub(super) fn of(folder: &'a Folder, manifest: &'a Said<'_>) -> Result<Self> {
         let mut survey = Self { folder, problems: Vec::new(), strings: Vec::new(), headers: 0 };
-        survey.files(body)?;
+        survey.files(manifest)?;
         Ok(survey)
     }
 
-    fn files(&mut self, body: &'a Value) -> Result<()> {
+    fn files(&mut self, manifest: &'a Said<'_>) -> Result<()> {
         let mut there = listing(self.folder)?;
         there.remove(OsStr::new(manifest::NAME));
-        let mut tensors: BTreeMap<&str, BTreeMap<&str, &Value>> = BTreeMap::new();
-        let files = members(body, "files");
-        for (name, entry) in members(body, "tensors") {
-            let file = text(entry, "file");
-            if files.contains_key(file) {
-                tensors.entry(file).or_default().insert(name, entry);
+        let mut tensors: BTreeMap<&str, Tensors<'_>> = BTreeMap::new();
+        for (name, entry) in &manifest.tensors {
+            if manifest.files.contains_key(&entry.file) {
+                tensors.entry(&entry.file).or_default().push((name, entry));
             } else {
-                let what = format!("its file `{}` is not in the manifest", shown(file));
-                self.problems.push(not_verified(what).tensor(name));
+                let what = format!("its file `{}` is not in the manifest", shown(&entry.file));
+                self.problems.push(not_verified(what).tensor(&**name));
             }
         }
-        for (name, entry) in files {
-            let look = there.remove(OsStr::new(name));
-            let inside = tensors.remove(name).unwrap_or_default();
+        for (name, entry) in &manifest.files {
+            let look = there.remove(OsStr::new(&**name));
+            let inside = tensors.remove(&**name).unwrap_or_default();
             if let Err(error) = self.file(name, entry, look, &inside) {
-                self.problems.push(error.path(&self.folder.at(OsStr::new(name))));
+                self.problems.push(error.path(&self.folder.at(OsStr::new(&**name))));
             }
         }
         for added in there.keys() {
@@ -134,37 +134,31 @@ impl<'a> Survey<'a> {
 
     fn file(
         &mut self,
-        name: &'a str,
-        entry: &'a Value,
+        name: &str,
+        entry: &FileEntry,
         look: Option<Look>,
-        tensors: &BTreeMap<&'a str, &'a Value>,
+        tensors: &Tensors<'a>,
     ) -> Result<()> {
         let look = look.ok_or_else(|| not_verified("it is missing"))?;
         if look.kind != FileType::RegularFile {
             return Err(not_verified("it is not a regular file"));
         }
-        let expected = number(entry, "bytes").ok_or_else(|| unsaid("bytes"))?;
+        let expected = entry.bytes;
         let file = open_below(self.folder, Path::new(name))?;
-        let path = self.folder.at(OsStr::new(name));
+        let path: Arc<Path> = self.folder.at(OsStr::new(name)).into();
         let found = file.metadata().map_err(|error| Error::os("look at", &path, error))?.len();
         if found != expected {
             return Err(not_verified(format!("it is {found} bytes, expected {expected}")));
         }
         let file = Arc::new(file);
-        match (entry.get("blake3"), entry.get("header_blake3")) {
-            (Some(Value::String(hash)), None) => {
-                self.strings.push(Hashed {
-                    file,
-                    path,
-                    tensor: None,
-                    offset: 0,
-                    bytes: found,
-                    hash,
-                });
+        match (entry.blake3, entry.header_blake3) {
+            (Some(hash), None) => {
+                let (offset, bytes) = (0, found);
+                self.strings.push(Hashed { file, path, tensor: None, offset, bytes, hash });
                 Ok(())
             }
-            (None, Some(Value::String(hash))) => self.weights(&file, &path, found, hash, tensors),
-            _ => Err(unsaid("hash")),
+            (None, Some(hash)) => self.weights(&file, &path, found, hash, tensors),
+            _ => Err(not_verified("the manifest does not tell its one hash")),
         }
     }
 
@@ -172,38 +166,35 @@ impl<'a> Survey<'a> {
     fn weights(
         &mut self,
         file: &Arc<File>,
-        path: &Path,
+        path: &Arc<Path>,
         length: u64,
-        hash: &str,
-        tensors: &BTreeMap<&'a str, &'a Value>,
+        hash: Hash,
+        tensors: &Tensors<'a>,
     ) -> Result<()> {
         let header = read_header(file, path, length)?;
         if tree_hash::hash(&header) != hash {
             return Err(not_verified("its header is not what was written"));
         }
-        let json = json::parse(&header[8..], "the header", LONGEST_HEADER)?;
-        let data = header.len() as u64;
-        let mut strings = Vec::new();
-        for (&name, &entry) in tensors {
-            let said = json.get(name).and_then(|said| range_of(said, entry, data, length));
-            let Some((offset, bytes)) = said else {
+        // The tensors of a header cover what follows it, each byte once: so do those of the manifest, if they are the same.
+        let mut unsaid = header::parse(&header, length, 0)?;
+        for &(name, entry) in tensors {
+            let stored = unsaid.remove(name).filter(|stored| {
+                stored.dtype.name() == entry.dtype && *stored.shape == *entry.shape
+            });
+            let Some(stored) = stored else {
                 let what = "the manifest and the file's header say different things of it";
                 self.problems.push(not_verified(what).tensor(name).path(path));
                 continue;
             };
-            let (file, path, hash) = (file.clone(), path.to_path_buf(), text(entry, "blake3"));
-            strings.push(Hashed { file, path, tensor: Some(name), offset, bytes, hash });
+            let (file, path, hash) = (file.clone(), path.clone(), entry.blake3);
+            let (offset, bytes) = (stored.range.start, stored.range.end - stored.range.start);
+            self.strings.push(Hashed { file, path, tensor: Some(name), offset, bytes, hash });
         }
-        // Each byte is under one hash; so it is read once, whatever a manifest claims.
-        strings.sort_by_key(|string| (string.offset, string.bytes));
-        let end = strings.iter().try_fold(data, |end, string| {
-            (string.offset == end).then(|| string.offset + string.bytes)
-        });
-        if end != Some(length) {
-            return Err(not_verified("its tensors do not cover it, each byte once"));
+        for name in unsaid.into_keys() {
+            let what = "the manifest does not cover it with a hash";
+            self.problems.push(not_verified(what).tensor(name).path(path));
         }
-        self.headers += data;
-        self.strings.append(&mut strings);
+        self.headers += header.len() as u64;
         Ok(())
     }
 }
@@ -233,33 +224,6 @@ fn read_header(file: &File, path: &Path, length: u64) -> Result<Vec<u8>> {
     let mut header = vec![0; 8 + json as usize];
     file.read_exact_at(&mut header, 0).map_err(failed)?;
     Ok(header)
-}
-
-/// Offset and size of a tensor in its file, if its header and the manifest agree on it.
-fn range_of(said: &Value, entry: &Value, data: u64, length: u64) -> Option<(u64, u64)> {
-    let agree = |key: &str| said.get(key).is_some_and(|said| Some(said) == entry.get(key));
-    let [start, end] = said.get("data_offsets")?.as_array()?.as_slice() else { return None };
-    let start = start.as_u64()?.checked_add(data)?;
-    let end = end.as_u64()?.checked_add(data)?;
-    (agree("dtype") && agree("shape") && start <= end && end <= length)
-        .then(|| (start, end - start))
-}
-
-pub(super) fn members<'a>(body: &'a Value, key: &str) -> BTreeMap<&'a str, &'a Value> {
-    let members = body.get(key).and_then(Value::as_object);
-    members.into_iter().flatten().map(|(name, value)| (name.as_str(), value)).collect()
-}
-
-pub(super) fn number(entry: &Value, key: &str) -> Option<u64> {
-    entry.get(key).and_then(Value::as_u64)
-}
-
-fn text<'a>(entry: &'a Value, key: &str) -> &'a str {
-    entry.get(key).and_then(Value::as_str).unwrap_or_default()
-}
-
-fn unsaid(what: &str) -> Error {
-    not_verified(format!("the manifest does not tell its {what}"))
 }
 
 pub(super) fn not_verified(what: impl Into<String>) -> Error {

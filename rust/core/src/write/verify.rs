@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 use crate::parallel::{Phase, Progress, Team};
 use crate::read::tree_hash;
 use crate::write::directory::Folder;
-use crate::write::manifest;
-use crate::write::survey::{Hashed, Survey, listing, members, not_verified, number, read_manifest};
+use crate::write::manifest::{self, Manifest, Unread};
+use crate::write::survey::{Hashed, Survey, listing, not_verified, read_manifest};
 
 /// How much is hashed at once: a whole subtree of BLAKE3.
 const PART: u64 = 1 << 20;
@@ -40,33 +40,35 @@ pub struct Verified {
 pub fn verify(directory: &Path, team: &Team, progress: &Progress) -> Result<Verified> {
     let folder = Folder::open(directory)?;
     let name = OsStr::new(manifest::NAME);
-    let (body, manifest_bytes) = match read_manifest(&folder) {
-        Ok(Some(read)) => read,
-        Ok(None) => {
-            let missing = not_verified("there is no manifest").path(&folder.at(name));
-            return Ok(Verified { problems: vec![missing], tensors: 0, bytes: 0 });
-        }
-        Err(error) => {
-            let problems = vec![error.path(&folder.at(name))];
-            return Ok(Verified { problems, tensors: 0, bytes: 0 });
-        }
+    let only = |error: Error| {
+        let problems = vec![error.path(&folder.at(name))];
+        Ok(Verified { problems, tensors: 0, bytes: 0 })
     };
-    let Survey { mut problems, strings, headers, .. } = Survey::of(&folder, &body)?;
+    let sealed = match read_manifest(&folder) {
+        Ok(Some(read)) => read,
+        Ok(None) => return only(not_verified("there is no manifest")),
+        Err(error) => return only(error),
+    };
+    let manifest = match manifest::open(&sealed) {
+        Ok(manifest) => manifest,
+        Err(error) => return only(error),
+    };
+    let Survey { mut problems, strings, headers, .. } = Survey::of(&folder, &manifest)?;
     let tensors = strings.iter().filter(|string| string.tensor.is_some()).count() as u64;
     let bytes = strings.iter().map(|string| string.bytes).sum();
     progress.begin(Phase::Checking, bytes, tensors);
     problems.extend(hash_all(&strings, *team, progress)?);
-    Ok(Verified { problems, tensors, bytes: bytes + headers + manifest_bytes })
+    Ok(Verified { problems, tensors, bytes: bytes + headers + sealed.len() as u64 })
 }
 
-/// Whether a directory is a whole result of this recipe and these inputs: then its manifest's body.
+/// Whether a directory is a whole result of this recipe and these inputs: then its manifest, to be opened.
 ///
 /// The recipe must be equal; of each input, the members that are given. Every file must be there with its size, and no
 /// other; what they hold is for [`verify`] to say. A directory that is not there, or has no good manifest, is none.
 ///
 /// # Errors
 /// The system's word on what is there but cannot be looked at.
-pub fn is_whole(directory: &Path, recipe: &Value, inputs: &Value) -> Result<Option<Value>> {
+pub fn is_whole(directory: &Path, recipe: &Value, inputs: &Value) -> Result<Option<Vec<u8>>> {
     let folder = match Folder::open(directory) {
         Ok(folder) => folder,
         Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::ENOTDIR)) => {
@@ -74,26 +76,30 @@ pub fn is_whole(directory: &Path, recipe: &Value, inputs: &Value) -> Result<Opti
         }
         Err(error) => return Err(error),
     };
-    let body = match read_manifest(&folder) {
-        Ok(Some((body, _))) => body,
+    let sealed = match read_manifest(&folder) {
+        Ok(Some(sealed)) => sealed,
         Err(error) if error.errno().is_some() => return Err(error),
         Ok(None) | Err(_) => return Ok(None),
     };
-    if body.get("recipe") != Some(recipe)
-        || !body.get("inputs").is_some_and(|all| covers(all, inputs))
-    {
-        return Ok(None);
-    }
     let there = listing(&folder)?;
-    let expected = members(&body, "files");
-    let whole = there.len() == expected.len() + 1
-        && expected.iter().all(|(name, entry)| {
-            let look = there.get(OsStr::new(name));
-            look.is_some_and(|look| {
-                look.kind == FileType::RegularFile && Some(look.bytes) == number(entry, "bytes")
+    let whole = manifest::open(&sealed).is_ok_and(|manifest| {
+        is_of(&manifest, recipe, inputs)
+            && there.len() == manifest.files.len() + 1
+            && manifest.files.iter().all(|(name, entry)| {
+                let look = there.get(OsStr::new(&**name));
+                look.is_some_and(|look| {
+                    look.kind == FileType::RegularFile && look.bytes == entry.bytes
+                })
             })
-        });
-    Ok(whole.then_some(body))
+    });
+    Ok(whole.then_some(sealed))
+}
+
+/// Whether a manifest says that it is of this recipe and these inputs.
+fn is_of(manifest: &Manifest<'_, Unread<'_>>, recipe: &Value, inputs: &Value) -> bool {
+    let said = |said, what| manifest::value(said, what).unwrap_or_default();
+    said(manifest.recipe, "the recipe") == *recipe
+        && covers(&said(manifest.inputs, "the inputs"), inputs)
 }
 
 /// Whether a value has everything that another has: equal values, and at least its members.

@@ -12,6 +12,7 @@ mod format;
 mod index;
 mod json;
 mod large;
+mod manifest;
 mod mutations;
 mod naive;
 mod plain_json;

@@ -32,7 +32,7 @@ fn merge() -> Value {
 }
 
 fn job<'p>(plan: &'p Plan, name: &str) -> &'p Job {
-    plan.jobs.iter().find(|job| job.name == name).expect("a job")
+    plan.jobs.iter().find(|job| &*job.name == name).expect("a job")
 }
 
 fn operands(plan: &Plan, name: &str) -> u64 {
@@ -108,7 +108,7 @@ fn an_extra_tensor_is_named_copied_or_dropped() {
     let parts = [extra, "branch `b`", "extra: found F16 [2, 2]", "as in `base`", "extra=drop"];
     assert_told(&room.problems(&merge()), &parts);
     let plan = room.plan(&allowing(merge(), json!({ "extra": "drop" }))).expect("a plan");
-    assert!(plan.jobs.iter().all(|job| job.name != extra));
+    assert!(plan.jobs.iter().all(|job| &*job.name != extra));
     assert_eq!(allowed(&plan), [("extra", Some(extra), "b")]);
     let plan = room.plan(&allowing(merge(), json!({ "extra": "copy" }))).expect("a plan");
     let copied = job(&plan, extra);
@@ -215,4 +215,37 @@ fn codes_with_scales_and_quantised_weights_are_refused() {
     room.small("a", "config.json", r#"{ "quantization_config": { "bits": 4 } }"#);
     let problems = room.problems(&task_arithmetic("base", &["a"]));
     assert_told(&problems, &["branch `a`", "quantised", "the model that it was made from"]);
+}
+
+#[test]
+fn tokenizers_are_compared_by_what_they_mean() {
+    let tokenizer = |vocab: Value, rest: Value| {
+        let mut said = json!({ "model": { "type": "BPE", "vocab": vocab } });
+        rest.as_object().unwrap().iter().for_each(|(key, value)| said[key] = value.clone());
+        said.to_string()
+    };
+    let usual = || json!({ "a": 0, "b": 1 });
+    let room = Room::with(&["base", "a"]);
+    room.small("base", "tokenizer.json", &tokenizer(usual(), json!({})));
+    let warnings = |text: &str| {
+        room.small("a", "tokenizer.json", text);
+        room.plan(&task_arithmetic("base", &["a"])).map(|plan| plan.warnings)
+    };
+    // What a library writes besides, or in another order, is no difference.
+    let same = json!({ "truncation": null, "padding": null });
+    let same =
+        tokenizer(usual(), same).replace("BPE\"", "BPE\", \"dropout\": null, \"fuse_unk\": false");
+    assert_eq!(warnings(&same).unwrap(), [] as [&str; 0], "{same}");
+    for (text, said) in [
+        (tokenizer(json!({ "a": 0, "b": 1, "c": 2 }), json!({})), "1 tokens more"),
+        (tokenizer(json!({ "a": 0 }), json!({})), "1 tokens fewer"),
+        (tokenizer(usual(), json!({ "normalizer": { "type": "NFC" } })), "another `normalizer`"),
+        ("[".into(), "could not be compared"),
+    ] {
+        let found = warnings(&text).unwrap();
+        assert!(found.len() == 1 && found[0].contains(said), "{found:?}");
+    }
+    let problems = warnings(&tokenizer(json!({ "a": 1, "b": 0 }), json!({}))).unwrap_err();
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert!(problems[0].contains("the tokenizer has other tokens"), "{problems:?}");
 }

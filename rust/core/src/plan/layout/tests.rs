@@ -121,7 +121,7 @@ fn what_cannot_be_laid_out_is_refused_by_name() {
     }
     let large = [asked("a", Dtype::U8, &[1 << 62]), asked("b", Dtype::U8, &[1 << 62])];
     assert!(lay_out(&large, u64::MAX).is_err());
-    assert!(lay_out(&[], 0).is_err());
+    assert!(lay_out::<String>(&[], 0).is_err());
 }
 
 proptest! {

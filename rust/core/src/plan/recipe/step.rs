@@ -1,12 +1,13 @@
 //! One merge of a recipe: its method, its models, which of them is the base, and folds.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use super::{DEEPEST, MOST_MODELS, Model, ModelSource, Reading, Step, inside, kind, not_yet, show};
 use crate::error::{Error, shown};
-use crate::fit::method::{AnyMethod, Base, Parameters};
+use crate::fit::method::{AnyMethod, Base};
 use crate::methods;
 
 /// A model as it is listed.
@@ -38,6 +39,7 @@ impl Reading {
         let own: Vec<_> = listed.iter().map(|one| (one.at.clone(), one.parameters)).collect();
         let parameters = self.parameters(method, map.get("parameters"), &own, at, fold)?;
         let branches: Vec<Model> = listed.into_iter().map(|one| one.model).collect();
+        let parameters = Arc::new(parameters);
         let step = Step { at: at.to_owned(), method, base, branches, donor, parameters };
         Some(if fold { folded(step) } else { step })
     }
@@ -249,16 +251,14 @@ fn same(one: &Model, other: &Model) -> bool {
 /// base, [a, b, c] becomes base, [a, [b, c]]: each merge is the branch of the one before.
 fn folded(step: Step) -> Step {
     let Step { at, method, base, mut branches, parameters, .. } = step;
+    let first = Arc::new(parameters.only(&[0]));
     let of = |base: Option<Model>, branch: Model| Step {
         at: at.clone(),
         method,
         base,
         branches: vec![branch],
         donor: 0,
-        parameters: Parameters {
-            branches: parameters.branches[..1].to_vec(),
-            ..parameters.clone()
-        },
+        parameters: first.clone(),
     };
     let mut inner = branches.pop().map(|last| (last.at.clone(), last));
     while let Some(model) = branches.pop() {
@@ -269,13 +269,6 @@ fn folded(step: Step) -> Step {
     }
     match inner {
         Some((_, branch)) => of(base, branch),
-        None => Step {
-            at: at.clone(),
-            method,
-            base,
-            branches,
-            donor: 0,
-            parameters: parameters.clone(),
-        },
+        None => Step { at: at.clone(), method, base, branches, donor: 0, parameters },
     }
 }

@@ -9,10 +9,10 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::words::longest_word;
 use super::{LONGEST_NAME, LONGEST_TEXT, MOST_DIMENSIONS, MOST_MEMORY, Stored};
 use crate::error::{Error, Result, shown};
 use crate::read::dtype::Dtype;
+use crate::read::words::too_long;
 
 /// What a tensor takes in a tree whose nodes are as empty as they come, and in the list by place.
 const TENSOR: usize = 240;
@@ -31,7 +31,7 @@ pub(super) fn read(json: &[u8], file: usize) -> Result<BTreeMap<String, Stored>>
             shown(&first)
         )));
     }
-    if let Some((kind, bytes)) = longest_word(json).filter(|(_, bytes)| *bytes > LONGEST_TEXT) {
+    if let Some((kind, bytes)) = too_long(json, LONGEST_TEXT) {
         return Err(Error::malformed(format!(
             "the header holds a {kind} of {bytes} bytes, expected at most {LONGEST_TEXT}"
         )));

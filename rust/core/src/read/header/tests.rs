@@ -236,14 +236,15 @@ fn the_table_is_strict() {
 
 #[test]
 fn texts_that_are_too_long_are_found_before_they_are_read() {
-    let longest = words::longest_word;
+    let longest = |json: &str| crate::read::words::too_long(json, LONGEST_TEXT);
     let text = |count| format!(r#"{{"a\"\\":null,"a\"{}":"b"}}"#, "x".repeat(count));
     assert_eq!(longest(&text(10)), None);
     assert_eq!(longest(&text(LONGEST_TEXT)), Some(("text", LONGEST_TEXT + 3)));
-    let cut = &text(LONGEST_TEXT)[..=LONGEST_TEXT];
-    assert_eq!(longest(cut), Some(("text", LONGEST_TEXT - 14)));
+    let cut = &text(2 * LONGEST_TEXT)[..LONGEST_TEXT + 16];
+    assert_eq!(longest(cut), Some(("text", LONGEST_TEXT + 1)));
     let number = |count| format!(r#"{{"a":[1, {}],"b":"c"}}"#, "1".repeat(count));
-    assert_eq!(longest(&number(LONGEST_TEXT)), Some(("word", LONGEST_TEXT)));
+    assert_eq!(longest(&number(LONGEST_TEXT)), None);
+    assert_eq!(longest(&number(LONGEST_TEXT + 1)), Some(("word", LONGEST_TEXT + 1)));
 }
 
 #[test]

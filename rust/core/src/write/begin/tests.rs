@@ -22,23 +22,23 @@ fn partial(target: &Path) -> PathBuf {
 }
 
 fn refused(target: &Path) -> Error {
-    Output::begin(target, &layout(), &run(), false).unwrap_err()
+    Output::begin(target, layout(), &run(), false).unwrap_err()
 }
 
 /// An unfinished run with every tensor written and noted.
 fn unfinished(target: &Path) {
     let layout = layout();
-    let (output, _) = Output::begin(target, &layout, &run(), false).unwrap();
+    let (output, _) = Output::begin(target, layout, &run(), false).unwrap();
     for tensor in &layout.tensors {
         output.write_at(tensor.file, tensor.offset, &content(tensor)).unwrap();
-        output.record(&[finished_of(tensor)]).unwrap();
+        output.record(&[(&*tensor.name, &finished_of(tensor))]).unwrap();
     }
 }
 
 #[test]
 fn the_files_have_their_size_and_their_header_at_once() {
     let (_room, target) = scene();
-    let (output, finished) = Output::begin(&target, &layout(), &run(), false).unwrap();
+    let (output, finished) = Output::begin(&target, layout(), &run(), false).unwrap();
     assert!(finished.is_empty());
     for file in &layout().files {
         let bytes = fs::read(partial(&target).join(&file.name)).unwrap();
@@ -56,11 +56,11 @@ fn the_files_have_their_size_and_their_header_at_once() {
 #[test]
 fn a_second_run_while_one_is_working_is_told_so() {
     let (_room, target) = scene();
-    let (output, _) = Output::begin(&target, &layout(), &run(), false).unwrap();
+    let (output, _) = Output::begin(&target, layout(), &run(), false).unwrap();
     assert!(matches!(*refused(&target).kind, Kind::Locked));
     assert!(partial(&target).join(journal::NAME).exists());
     drop(output);
-    Output::begin(&target, &layout(), &run(), false).unwrap();
+    Output::begin(&target, layout(), &run(), false).unwrap();
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn a_changed_recipe_input_or_layout_is_told_by_its_place() {
     let mut other = run();
     other.recipe = json!({ "merge_method": "linear", "t": 0.2, "new": 1 });
     other.inputs[0]["bytes"] = json!(4);
-    let error = Output::begin(&target, &layout(), &other, false).unwrap_err();
+    let error = Output::begin(&target, layout(), &other, false).unwrap_err();
     let said = error.to_string();
     assert!(matches!(*error.kind, Kind::OtherRun { .. }));
     for part in [
@@ -105,7 +105,11 @@ fn a_changed_recipe_input_or_layout_is_told_by_its_place() {
         assert!(said.contains(part), "{said}");
     }
     let sharded = crate::plan::layout::lay_out(
-        &layout().tensors.into_iter().map(|t| (t.name, t.dtype, t.shape)).collect::<Vec<_>>(),
+        &layout()
+            .tensors
+            .iter()
+            .map(|tensor| (tensor.name.clone(), tensor.dtype, tensor.shape.clone()))
+            .collect::<Vec<_>>(),
         1 << 30,
     );
     let error = Output::begin(&target, &sharded.unwrap(), &run(), false).unwrap_err();
@@ -152,7 +156,7 @@ fn links_are_not_followed() {
     assert!(matches!(*refused(&target).kind, Kind::OutputExists { .. }));
     fs::remove_file(partial(&target)).unwrap();
     // Links, second names and other things in the place of files of an unfinished run.
-    let file = layout().files[0].name.clone();
+    let file = &layout().files[0].name;
     let replace: [fn(&Path, &Path); 4] = [
         |outside, path| symlink(outside, path).unwrap(),
         |outside, path| fs::hard_link(outside, path).unwrap(),
@@ -161,7 +165,7 @@ fn links_are_not_followed() {
     ];
     for replace in replace {
         unfinished(&target);
-        let path = partial(&target).join(&file);
+        let path = partial(&target).join(file);
         fs::remove_file(&path).unwrap();
         replace(&outside.join("model.safetensors"), &path);
         symlink(&outside, partial(&target).join("foreign")).unwrap();
@@ -236,8 +240,7 @@ fn a_torn_or_garbled_journal_costs_work_and_nothing_else() {
 fn a_disk_that_is_full_leaves_nothing_behind() {
     let (_room, target) = scene();
     let trial = || Trial::default();
-    let (_, calls) =
-        under(trial(), || Output::begin(&target, &layout(), &run(), false).map(|_| ()));
+    let (_, calls) = under(trial(), || Output::begin(&target, layout(), &run(), false).map(|_| ()));
     fs::remove_dir_all(partial(&target)).unwrap();
     for (at, call) in calls.iter().enumerate() {
         for made in [false, true] {
@@ -245,7 +248,7 @@ fn a_disk_that_is_full_leaves_nothing_behind() {
                 fs::create_dir(partial(&target)).unwrap();
             }
             let trial = Trial { fail_at: Some((at, Errno::NOSPC)), ..trial() };
-            let (result, _) = under(trial, || Output::begin(&target, &layout(), &run(), false));
+            let (result, _) = under(trial, || Output::begin(&target, layout(), &run(), false));
             let names = snapshot(target.parent().unwrap());
             if result.is_err() {
                 assert_eq!(names.len(), usize::from(made), "{at} {:?}: {:?}", call, names.keys());
@@ -272,7 +275,7 @@ fn a_parent_that_is_missing_or_a_file_is_named() {
 #[test]
 fn the_journal_is_on_the_disk_before_any_other_file_is_there() {
     let (_room, target) = scene();
-    let begin = || Output::begin(&target, &layout(), &run(), false).map(|_| ());
+    let begin = || Output::begin(&target, layout(), &run(), false).map(|_| ());
     let (_, calls) = under(Trial::default(), begin);
     let journal = ["create", "write", "sync", "rename onto nothing", "sync", "sync", "open"];
     let file = ["create", "allocate", "write"];

@@ -210,12 +210,12 @@ fn a_failed_sync_leaves_nothing_to_be_trusted() {
 #[test]
 fn an_output_whose_sync_failed_is_never_published() {
     let scene = Scene::new(Before::Nothing);
-    let (output, _) = Output::begin(&scene.target(), &layout(), &run(), false).unwrap();
+    let (output, _) = Output::begin(&scene.target(), layout(), &run(), false).unwrap();
     let trial = Trial { fail_at: Some((0, Errno::IO)), ..Trial::default() };
     assert!(under(trial, || output.sync()).0.is_err());
     assert!(output.sync().is_err());
     let small = sidecars(scene.room.path());
-    let sealed = manifest(&layout(), &small).unwrap();
+    let sealed = manifest(layout(), &small).unwrap();
     assert!(output.publish(&small, &sealed, &|| Ok(())).is_err());
     assert!(!scene.target().exists());
 }
@@ -223,9 +223,9 @@ fn an_output_whose_sync_failed_is_never_published() {
 #[test]
 fn inputs_that_changed_keep_it_from_its_place() {
     let scene = Scene::new(Before::Nothing);
-    let (output, _) = Output::begin(&scene.target(), &layout(), &run(), false).unwrap();
+    let (output, _) = Output::begin(&scene.target(), layout(), &run(), false).unwrap();
     let small = sidecars(scene.room.path());
-    let sealed = manifest(&layout(), &small).unwrap();
+    let sealed = manifest(layout(), &small).unwrap();
     let error = output.publish(&small, &sealed, &|| Err(Kind::Cancelled.into())).unwrap_err();
     assert!(matches!(*error.kind, Kind::Cancelled));
     assert!(!scene.target().exists());
@@ -247,9 +247,9 @@ fn what_comes_to_stand_there_during_the_run_is_not_replaced() {
     for lacking in LACKING {
         for (which, make) in make.into_iter().enumerate() {
             let scene = Scene::new(Before::Nothing);
-            let (output, _) = Output::begin(&scene.target(), &layout(), &run(), false).unwrap();
+            let (output, _) = Output::begin(&scene.target(), layout(), &run(), false).unwrap();
             let small = sidecars(scene.room.path());
-            let sealed = manifest(&layout(), &small).unwrap();
+            let sealed = manifest(layout(), &small).unwrap();
             let place = scene.target();
             let come = || {
                 make(&place);
@@ -278,7 +278,7 @@ fn even_between_the_last_look_and_the_rename() {
     // As if it had come after the look: the kernel's word decides.
     for lacking in [&[][..], &["rename onto nothing"]] {
         let scene = Scene::new(Before::Nothing);
-        let (output, _) = Output::begin(&scene.target(), &layout(), &run(), false).unwrap();
+        let (output, _) = Output::begin(&scene.target(), layout(), &run(), false).unwrap();
         fs::create_dir(scene.target()).unwrap();
         fs::write(scene.target().join("mine"), "mine").unwrap();
         let trial = Trial { lacking, ..Trial::default() };
@@ -319,8 +319,8 @@ fn a_foreign_file_of_the_journals_name_stays() {
 fn a_wrong_manifest_is_a_defect_told_before_anything_has_a_name() {
     let scene = Scene::new(Before::Nothing);
     let small = sidecars(scene.room.path());
-    let sealed = manifest(&layout(), &small[..1]).unwrap();
-    let (output, _) = Output::begin(&scene.target(), &layout(), &run(), false).unwrap();
+    let sealed = manifest(layout(), &small[..1]).unwrap();
+    let (output, _) = Output::begin(&scene.target(), layout(), &run(), false).unwrap();
     let error = output.publish(&small, &sealed, &|| Ok(())).unwrap_err();
     assert!(matches!(*error.kind, Kind::Changed { .. } | Kind::Internal { .. }), "{error}");
     assert!(!scene.target().exists());
@@ -367,15 +367,16 @@ fn the_last_steps_of_a_living_run_are_left_to_it() {
             let overwrite = before == Before::Full;
             let trial = Trial { kill_at: Some(at), ..Trial::default() };
             let (output, _) = under(trial, || {
-                let begun = Output::begin(&scene.target(), &layout(), &run(), overwrite);
+                let begun = Output::begin(&scene.target(), layout(), &run(), overwrite);
                 let (output, _) = begun.unwrap();
                 for tensor in &layout().tensors {
                     let bytes = crate::write::fixture::content(tensor);
                     output.write_at(tensor.file, tensor.offset, &bytes).unwrap();
-                    output.record(&[crate::write::fixture::finished_of(tensor)]).unwrap();
+                    let finished = crate::write::fixture::finished_of(tensor);
+                    output.record(&[(&*tensor.name, &finished)]).unwrap();
                 }
                 let small = sidecars(scene.room.path());
-                let sealed = manifest(&layout(), &small).unwrap();
+                let sealed = manifest(layout(), &small).unwrap();
                 publish(&output, &small, &sealed, &|| Ok(())).unwrap_err();
                 output
             });
@@ -395,7 +396,7 @@ fn the_last_steps_of_a_living_run_are_left_to_it() {
 #[test]
 fn what_was_put_among_the_files_during_the_run_is_not_published() {
     let scene = Scene::new(Before::Nothing);
-    let (output, _) = Output::begin(&scene.target(), &layout(), &run(), false).unwrap();
+    let (output, _) = Output::begin(&scene.target(), layout(), &run(), false).unwrap();
     for tensor in &layout().tensors {
         let bytes = crate::write::fixture::content(tensor);
         output.write_at(tensor.file, tensor.offset, &bytes).unwrap();
@@ -403,7 +404,7 @@ fn what_was_put_among_the_files_during_the_run_is_not_published() {
     fs::create_dir(scene.parent().join("out.partial/folder")).unwrap();
     fs::write(scene.parent().join("out.partial/folder/added"), "x").unwrap();
     let small = sidecars(scene.room.path());
-    let sealed = manifest(&layout(), &small).unwrap();
+    let sealed = manifest(layout(), &small).unwrap();
     output.publish(&small, &sealed, &|| Ok(())).unwrap();
     scene.check_done(&expected(), "added");
 }
@@ -411,12 +412,12 @@ fn what_was_put_among_the_files_during_the_run_is_not_published() {
 #[test]
 fn a_weight_file_that_was_exchanged_during_the_run_is_not_published() {
     let scene = Scene::new(Before::Nothing);
-    let (output, _) = Output::begin(&scene.target(), &layout(), &run(), false).unwrap();
+    let (output, _) = Output::begin(&scene.target(), layout(), &run(), false).unwrap();
     let path = scene.parent().join("out.partial").join(&layout().files[0].name);
     fs::rename(&path, path.with_extension("saved")).unwrap();
     fs::copy(path.with_extension("saved"), &path).unwrap();
     let small = sidecars(scene.room.path());
-    let sealed = manifest(&layout(), &small).unwrap();
+    let sealed = manifest(layout(), &small).unwrap();
     let error = output.publish(&small, &sealed, &|| Ok(())).unwrap_err();
     assert!(matches!(*error.kind, Kind::Changed { .. }));
     assert_eq!(error.path.as_deref(), Some(&*path));
@@ -426,13 +427,13 @@ fn a_weight_file_that_was_exchanged_during_the_run_is_not_published() {
 fn a_result_that_another_run_put_in_place_is_not_touched() {
     let scene = Scene::new(Before::Nothing);
     let trial = || Trial { lacking: &["lock"], ..Trial::default() };
-    let begin = || Output::begin(&scene.target(), &layout(), &run(), false).unwrap().0;
+    let begin = || Output::begin(&scene.target(), layout(), &run(), false).unwrap().0;
     // Without locks two runs may share a directory; the first to end has it.
     let (slow, _) = under(trial(), begin);
     rustix::fs::rename(scene.parent().join("out.partial"), scene.target()).unwrap();
     let before = snapshot(&scene.target());
     let small = sidecars(scene.room.path());
-    let sealed = manifest(&layout(), &small).unwrap();
+    let sealed = manifest(layout(), &small).unwrap();
     let (result, _) = under(trial(), || slow.publish(&small, &sealed, &|| Ok(())));
     assert!(matches!(*result.unwrap_err().kind, Kind::Changed { .. }));
     assert_eq!(snapshot(&scene.target()), before);

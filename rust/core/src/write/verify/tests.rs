@@ -3,7 +3,7 @@
 use super::*;
 use crate::error::Kind;
 use crate::plan::layout::Layout;
-use crate::write::fixture::{content, layout, merge, room, run, snapshot};
+use crate::write::fixture::{content, layout, manifest, merge, room, run, snapshot};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -28,7 +28,7 @@ fn tensor_at(layout: &Layout, file: &Path, at: usize) -> Option<String> {
         let inside = tensor.offset..tensor.offset + tensor.bytes;
         Path::new(&layout.files[tensor.file].name) == file && inside.contains(&(at as u64))
     });
-    tensor.map(|tensor| tensor.name.clone())
+    tensor.map(|tensor| tensor.name.to_string())
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn every_flipped_bit_is_found_in_its_file_and_tensor() {
             let found = problems(&target);
             assert_eq!(found.len(), 1, "{name:?} bit {bit}: {found:?}");
             assert_eq!(found[0].path.as_deref(), Some(&*target.join(&name)));
-            assert_eq!(found[0].tensor, tensor_at(&layout, &name, bit / 8), "{name:?} bit {bit}");
+            assert_eq!(found[0].tensor, tensor_at(layout, &name, bit / 8), "{name:?} bit {bit}");
         }
         if !bytes.is_empty() {
             fs::write(target.join(&name), &bytes).unwrap();
@@ -112,7 +112,7 @@ fn missing_added_and_resized_are_found() {
 fn a_large_tensor_is_hashed_in_parts() {
     let room = room();
     let layout = crate::plan::layout::lay_out(
-        &[("large".into(), crate::read::dtype::Dtype::U8, vec![3 * PART + 5])],
+        &[("large", crate::read::dtype::Dtype::U8, vec![3 * PART + 5])],
         u64::MAX,
     )
     .unwrap();
@@ -121,14 +121,8 @@ fn a_large_tensor_is_hashed_in_parts() {
     let mut bytes = file.header.clone();
     bytes.extend(content(tensor));
     fs::write(room.path().join(&file.name), &bytes).unwrap();
-    let body = json!({
-        "files": crate::write::output::file_entries(&layout, &[]).unwrap(),
-        "tensors": { "large": {
-            "file": file.name, "dtype": "U8", "shape": tensor.shape,
-            "blake3": tree_hash::hash(&content(tensor)),
-        } },
-    });
-    fs::write(room.path().join(manifest::NAME), manifest::seal(&body)).unwrap();
+    let sealed = manifest::seal(&manifest(&layout, &[]).unwrap()).unwrap();
+    fs::write(room.path().join(manifest::NAME), sealed).unwrap();
     assert!(problems(room.path()).is_empty());
     for at in [0, PART - 1, PART, 3 * PART + 4].map(|at| (tensor.offset + at) as usize) {
         let mut flipped = bytes.clone();
@@ -150,15 +144,22 @@ fn a_hostile_manifest_is_a_problem_not_a_danger() {
     let length = (header.len() as u64 - 8).to_le_bytes();
     header[..8].copy_from_slice(&length);
     fs::write(directory.join("w"), &header).unwrap();
-    let tensor = json!({ "file": "w", "dtype": "U8", "shape": [1], "blake3": "" });
+    let hash = tree_hash::hash(b"secret");
+    let tensor = |file: &str| json!({ "file": file, "dtype": "U8", "shape": [1], "blake3": tree_hash::hash(b"") });
     let weights = json!({ "bytes": header.len(), "header_blake3": tree_hash::hash(&header) });
-    for body in [
-        json!({ "files": { "../secret": { "bytes": 6, "blake3": tree_hash::hash(b"secret") } } }),
-        json!({ "files": { "w": weights }, "tensors": { "a": tensor } }),
-        json!({ "files": { "w": { "bytes": header.len() } }, "tensors": { "b": { "file": 7 } } }),
-        json!({ "files": [1], "tensors": "x" }),
+    let layout = layout();
+    let whole = json!(manifest(layout, &[]).unwrap());
+    for (files, tensors) in [
+        (json!({ "../secret": { "bytes": 6, "blake3": hash } }), json!({})),
+        (json!({ "w": weights }), json!({ "a": tensor("w") })),
+        (json!({ "w": weights }), json!({ "a": tensor("x") })),
+        (json!({ "w": { "bytes": header.len() } }), json!({ "a": tensor("w") })),
+        (json!({ "w": { "bytes": header.len() } }), json!({ "b": { "file": 7 } })),
+        (json!([1]), json!("x")),
     ] {
-        fs::write(directory.join(manifest::NAME), manifest::seal(&body)).unwrap();
+        let mut body = whole.clone();
+        (body["files"], body["tensors"]) = (files, tensors);
+        fs::write(directory.join(manifest::NAME), manifest::seal(&body).unwrap()).unwrap();
         let found = problems(&directory);
         assert!(!found.is_empty(), "{body}");
     }
@@ -194,13 +195,14 @@ fn stops_when_asked() {
 fn bytes_that_no_hash_covers_are_a_problem() {
     let (_room, target) = result();
     let path = target.join(manifest::NAME);
-    let body = manifest::open(&fs::read(&path).unwrap()).unwrap();
-    for name in layout().tensors.iter().filter(|tensor| tensor.bytes > 0).map(|tensor| &tensor.name)
-    {
-        let mut body = body.clone();
-        body["tensors"].as_object_mut().unwrap().remove(name);
-        fs::write(&path, manifest::seal(&body)).unwrap();
+    let sealed = fs::read(&path).unwrap();
+    for tensor in &layout().tensors {
+        let mut manifest = manifest::open(&sealed).unwrap();
+        manifest.tensors.remove(&*tensor.name);
+        fs::write(&path, manifest::seal(&manifest).unwrap()).unwrap();
         let found = problems(&target);
-        assert!(found.iter().any(|problem| problem.to_string().contains("cover")), "{found:?}");
+        assert_eq!(found.len(), 1);
+        assert!(found[0].to_string().contains("cover"), "{found:?}");
+        assert_eq!(found[0].tensor.as_deref(), Some(&*tensor.name));
     }
 }

@@ -1,11 +1,9 @@
-//! How long the words of a header are, before any is read: serde copies them whole.
+//! How long the words of a JSON text are, before any is read: serde copies them whole.
 
-use super::LONGEST_TEXT;
-
-/// The longest text or other word of a header, where any can be too long: it is copied, and a text unescaped, before a
+/// The longest text or other word, where one is longer than `most`: it would be copied, and a text unescaped, before a
 /// visitor sees it.
-pub(super) fn longest_word(json: &str) -> Option<(&'static str, usize)> {
-    if json.len() <= LONGEST_TEXT {
+pub(crate) fn too_long(json: &str, most: usize) -> Option<(&'static str, usize)> {
+    if json.len() <= most {
         return None;
     }
     let (mut text, mut word) = (0, 0);
@@ -19,6 +17,7 @@ pub(super) fn longest_word(json: &str) -> Option<(&'static str, usize)> {
         rest = rest.get(taken..).unwrap_or_default();
     }
     Some(if text > word { ("text", text) } else { ("word", word) })
+        .filter(|&(_, length)| length > most)
 }
 
 /// Bytes up to the quote that ends a text, or all.
