@@ -19,8 +19,8 @@ use crate::read::source::Source;
 
 /// Elements in a chunk: at every dtype's size a power of two of bytes, so that a chunk is a subtree of the hash.
 pub const CHUNK: u64 = 1 << 18;
-/// Elements in a block of an element-wise kernel: with a handful of operands it stays in L2.
-pub const BLOCK: usize = 4096;
+/// Elements in a block of an element-wise kernel: a handful of operands stays in the first cache.
+pub const BLOCK: usize = 1024;
 /// Elements in a block where whole rows are swept several times: most rows fit.
 pub const ROW_BLOCK: usize = 16384;
 
