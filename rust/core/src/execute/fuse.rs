@@ -156,7 +156,7 @@ fn stretch<R: Fitted>(
     for chunk in chunks {
         let range = node.tensor.chunk(chunk);
         bytes.resize(((range.end - range.start) * size) as usize, 0);
-        reader.read(range.clone(), |raw, scratch| {
+        let same = reader.read(range.clone(), |raw, scratch| {
             // Hashing reads from many places at once: it brings the bytes from memory faster than a kernel would.
             for (parts, leaf) in done.inputs.iter_mut().zip(whole) {
                 if let Some(leaf) = leaf {
@@ -170,10 +170,13 @@ fn stretch<R: Fitted>(
                 }
             }
             done.tally += node.apply(raw, scratch, job.dtype, &mut merged, &mut bytes)?;
-            Ok(())
+            // Where an input's bytes come out, so does their hash.
+            let same = |leaf: &Option<usize>| leaf.is_some_and(|leaf| raw.leaves[leaf] == bytes);
+            Ok(whole.iter().position(same).and_then(|input| done.inputs[input].last().copied()))
         })?;
         let start = range.start * size;
-        done.output.push(tree_hash::part(&bytes, start, placed.bytes));
+        let part = same.unwrap_or_else(|| tree_hash::part(&bytes, start, placed.bytes));
+        done.output.push(part);
         work.output.write_at(placed.file, placed.offset + start, &bytes)?;
         work.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         work.progress.add_bytes(bytes.len() as u64);

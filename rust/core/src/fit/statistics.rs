@@ -32,18 +32,24 @@ pub fn total(sum: &Sum) -> f64 {
 }
 
 vectorised! {
-    /// Adds the products of two operands.
-    pub fn add_products<R: Number>(sum: &mut Sum, left: &[R], right: &[R]) {
+    /// Adds the products of the left operand with itself, of the right with itself, and of the two.
+    pub fn add_products<R: Number>([squares, others, products]: [&mut Sum; 3], left: &[R], right: &[R]) {
         for (left, right) in left.chunks(16).zip(right.chunks(16)) {
             match (<&[R; 16]>::try_from(left), <&[R; 16]>::try_from(right)) {
                 (Ok(left), Ok(right)) => {
                     for lane in 0..16 {
-                        sum[lane] += left[lane].to_f64() * right[lane].to_f64();
+                        let (left, right) = (left[lane].to_f64(), right[lane].to_f64());
+                        squares[lane] += left * left;
+                        others[lane] += right * right;
+                        products[lane] += left * right;
                     }
                 }
                 _ => {
-                    for (sum, (left, right)) in sum.iter_mut().zip(left.iter().zip(right)) {
-                        *sum += left.to_f64() * right.to_f64();
+                    for (lane, (left, right)) in left.iter().zip(right).enumerate() {
+                        let (left, right) = (left.to_f64(), right.to_f64());
+                        squares[lane] += left * left;
+                        others[lane] += right * right;
+                        products[lane] += left * right;
                     }
                 }
             }

@@ -45,10 +45,9 @@ impl Method for Slerp {
     fn fit<R: Number>(&self, tensor: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>> {
         let t = parameters.number("t");
         let sums = statistics::sums(tensor, 3, |sums, block| {
-            let (base, other) = (block.base(), block.branch(0));
-            statistics::add_products(&mut sums[0], base, base);
-            statistics::add_products(&mut sums[1], other, other);
-            statistics::add_products(&mut sums[2], base, other);
+            if let [base, other, both] = sums {
+                statistics::add_products([base, other, both], block.base(), block.branch(0));
+            }
         })?;
         let norm = |square: f64| if square.sqrt() > NO_NORM { square.sqrt() } else { 1.0 };
         let cosine = (sums[2] / (norm(sums[0]) * norm(sums[1]))).clamp(-1.0, 1.0);
