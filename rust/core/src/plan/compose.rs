@@ -9,10 +9,9 @@ use crate::methods;
 use crate::parallel::Team;
 use crate::plan::expression::{Expression, Merge, StoredAt};
 use crate::plan::layout::lay_out;
-use crate::plan::plan::{Allowed, Job, Plan, Small, Work};
+use crate::plan::plan::{Allowed, Job, Plan, Work};
 use crate::plan::recipe::{Extra, Missing, Model, ModelSource, Recipe, Step};
-use crate::plan::{Inputs, Options, compatibility, config, memory, vocabulary};
-use crate::read::checkpoint::CONFIG_CAP;
+use crate::plan::{Inputs, Options, compatibility, config, memory, sidecars, vocabulary};
 use crate::read::dtype::Dtype;
 
 /// A plan being made.
@@ -41,7 +40,7 @@ pub(super) fn plan(recipe: &Recipe, inputs: Inputs, options: &Options) -> Result
     };
     composer.check_inputs();
     let jobs = composer.jobs();
-    let sidecars = composer.sidecars(&jobs);
+    let sidecars = sidecars::of(&inputs.checkpoints[donor], &jobs, &mut composer.problems);
     let Composer { mut problems, allowed, warnings, .. } = composer;
     let tensors: Vec<_> =
         jobs.iter().map(|job| (job.name.clone(), job.dtype, job.shape.clone())).collect();
@@ -59,8 +58,7 @@ pub(super) fn plan(recipe: &Recipe, inputs: Inputs, options: &Options) -> Result
     };
     let canonical = recipe.canonical(&label);
     let (read_bytes, passes, unread) = reading(&jobs, &inputs);
-    let small: u64 =
-        sidecars.iter().map(size).sum::<Result<_, _>>().map_err(|error| vec![error])?;
+    let small = sidecars::size(&sidecars).map_err(|error| vec![error])?;
     let write_bytes = layout.files.iter().map(|file| file.bytes).sum::<u64>() + small;
     Ok(Plan {
         jobs,
@@ -96,16 +94,6 @@ fn leftmost(model: &Model, inputs: &Inputs) -> usize {
     match &model.source {
         ModelSource::Checkpoint(path) => inputs.by_path[path],
         ModelSource::Step(step) => donor(step, inputs),
-    }
-}
-
-fn size(small: &Small) -> Result<u64, Error> {
-    match small {
-        Small::Copy { path, .. } => match std::fs::metadata(path) {
-            Ok(look) => Ok(look.len()),
-            Err(error) => Err(Error::os("look at", path, error)),
-        },
-        Small::Bytes { bytes, .. } => Ok(bytes.len() as u64),
     }
 }
 
@@ -424,46 +412,6 @@ impl Composer<'_> {
         });
         double
     }
-
-    /// The donor's small files, its config made true.
-    fn sidecars(&mut self, jobs: &[Job]) -> Vec<Small> {
-        let checkpoint = &self.inputs.checkpoints[self.donor];
-        let names = match checkpoint.sidecars() {
-            Ok(names) => names,
-            Err(error) => {
-                self.problems.push(error);
-                return Vec::new();
-            }
-        };
-        let dtype = commonest(jobs);
-        let copy = |name: String| Small::Copy { path: checkpoint.directory.join(&name), name };
-        let mut small = Vec::new();
-        for name in names {
-            let config = if name == "config.json" {
-                checkpoint.small(&name, CONFIG_CAP).unwrap_or_else(|error| {
-                    self.problems.push(error);
-                    None
-                })
-            } else {
-                None
-            };
-            let edited = config.and_then(|text| config::with_dtype(&text, dtype?));
-            small.push(match edited {
-                Some(bytes) => Small::Bytes { name, bytes },
-                None => copy(name),
-            });
-        }
-        small
-    }
-}
-
-/// The dtype of most elements that merge.
-fn commonest(jobs: &[Job]) -> Option<Dtype> {
-    let mut counts: BTreeMap<Dtype, u64> = BTreeMap::new();
-    for job in jobs.iter().filter(|job| job.dtype.is_float()) {
-        *counts.entry(job.dtype).or_insert(0) += job.shape.iter().product::<u64>();
-    }
-    counts.into_iter().max_by_key(|&(_, count)| count).map(|(dtype, _)| dtype)
 }
 
 /// An expression whose outermost node is a merge: a stored tensor passes through.

@@ -1,6 +1,6 @@
 //! Everything decided about a merge before a tensor is read: what was said (`recipe`), what each output tensor is made of
 //! (`expression`, `compose`), whether the models fit together (`compatibility`, `vocabulary`), where every byte will lie
-//! (`layout`), and what it takes (`memory`).
+//! (`layout`), which small files come along (`sidecars`), and what it takes (`memory`).
 
 mod compatibility;
 mod compose;
@@ -14,6 +14,7 @@ mod memory;
 #[expect(clippy::module_inception, reason = "the room's main word")]
 pub mod plan;
 pub mod recipe;
+mod sidecars;
 mod vocabulary;
 
 use std::collections::BTreeMap;
