@@ -3,7 +3,7 @@
 //! Refused are repeated keys at any depth (a map would keep the last one silently), a byte order mark, bytes that are no
 //! UTF-8, halves of surrogate pairs, `NaN` and `Infinity`, anything after the value, and nesting of 128 or more. Memory
 //! is bounded too: `[[],[],…` takes fifty times its own size as values. What the values take is counted while they are
-//! read, and is at most [`TIMES`] the text and a [`FLOOR`], and with the text at most [`MOST`] or what the caller says.
+//! read, and is at most [`TIMES`] the text and a [`FLOOR`], and with the text at most [`MOST`].
 
 #[cfg(test)]
 mod tests;
@@ -21,21 +21,13 @@ const TIMES: usize = 16;
 /// What the values of the shortest text may take.
 const FLOOR: usize = 32 << 20;
 /// What a text and its values may take together: below the 192 MB that a hostile file may cost.
-pub const MOST: usize = 176 << 20;
+const MOST: usize = 176 << 20;
 
 /// The value of a JSON text of at most `cap` bytes; `what` names it in errors.
 ///
 /// # Errors
 /// `Malformed`, with the place where it is no strict JSON.
 pub fn parse(bytes: &[u8], what: &str, cap: u64) -> Result<Value> {
-    parse_within(bytes, what, cap, MOST)
-}
-
-/// The same, with another bound on what the text and its values may take together, in bytes.
-///
-/// # Errors
-/// As [`parse`].
-pub fn parse_within(bytes: &[u8], what: &str, cap: u64, most: usize) -> Result<Value> {
     if bytes.len() as u64 > cap {
         let size = bytes.len();
         return Err(Error::malformed(format!("{what} is {size} bytes, expected at most {cap}")));
@@ -46,7 +38,7 @@ pub fn parse_within(bytes: &[u8], what: &str, cap: u64, most: usize) -> Result<V
     }
     let text = std::str::from_utf8(bytes)
         .map_err(|error| invalid(format!("byte {} is no UTF-8", error.valid_up_to())))?;
-    let budget = Budget::new(bytes.len(), most);
+    let budget = Budget::new(bytes.len());
     let mut deserializer = serde_json::Deserializer::from_str(text);
     Strict(&budget)
         .deserialize(&mut deserializer)
@@ -58,8 +50,8 @@ pub fn parse_within(bytes: &[u8], what: &str, cap: u64, most: usize) -> Result<V
 struct Budget(Cell<usize>);
 
 impl Budget {
-    fn new(text: usize, most: usize) -> Self {
-        let most = most.saturating_sub(text);
+    fn new(text: usize) -> Self {
+        let most = MOST.saturating_sub(text);
         Self(Cell::new(text.saturating_mul(TIMES).saturating_add(FLOOR).min(most)))
     }
 

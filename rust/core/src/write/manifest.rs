@@ -24,6 +24,8 @@ pub const NAME: &str = "branchmerge.json";
 
 /// The largest manifest that is read: some 200,000 tensors.
 pub(crate) const LARGEST: u64 = 96 << 20;
+/// The largest text of a value of no fixed form that is read: far beyond the recipes that people write.
+const LARGEST_VALUE: u64 = 4 << 20;
 /// The longest text or number that is read, in bytes as it is written there.
 const LONGEST_WORD: usize = 1 << 20;
 /// What the files or the tensors may take in memory, some 250,000: with the text, less than a hostile file may cost.
@@ -136,7 +138,7 @@ pub fn open(bytes: &[u8]) -> Result<Manifest<'_, Unread<'_>>> {
 /// # Errors
 /// [`Kind::Malformed`] where it is no strict JSON, or its values would take too much memory.
 pub(super) fn value(said: Unread<'_>, what: &str) -> Result<Value> {
-    json::parse(said.get().as_bytes(), what, LARGEST)
+    json::parse(said.get().as_bytes(), what, LARGEST_VALUE)
 }
 
 /// The bytes under the seal, if it fits them.
