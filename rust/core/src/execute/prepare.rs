@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::parallel::{Phase, Progress, Team};
 use crate::plan::plan::Plan;
 use crate::plan::{self, Options};
+use crate::write::manifest::room_for;
 use crate::write::output::{check_target, free_bytes};
 use crate::write::verify::{is_whole, verify};
 
@@ -49,6 +50,8 @@ pub fn prepare(recipe: &Value, options: &Options) -> Outline {
     let outline = plan::plan(recipe, options);
     let mut prepared = Outline { outline, out: options.out.clone(), free: None, state: State::New };
     let Some(target) = options.out.as_deref() else { return prepared };
+    let tensors = prepared.outline.plan.as_ref().map_or(0, |plan| plan.jobs.len());
+    prepared.outline.problems.extend(room_for(tensors).err());
     let found = prepared.outline.plan.as_ref().map(|plan| looks_whole(plan, target)).transpose();
     match found {
         Ok(Some(true)) => prepared.state = State::PerhapsUpToDate,

@@ -22,7 +22,9 @@ use crate::read::words::too_long;
 /// The manifest's name in a result.
 pub const NAME: &str = "branchmerge.json";
 
-/// The largest manifest that is read: some 200,000 tensors.
+/// The most tensors of a result: its manifest can be read again, whatever the method tells of each.
+const MOST_TENSORS: usize = 150_000;
+/// The largest manifest that is read.
 pub(crate) const LARGEST: u64 = 96 << 20;
 /// The largest text of a value of no fixed form that is read: far beyond the recipes that people write.
 const LARGEST_VALUE: u64 = 4 << 20;
@@ -97,6 +99,19 @@ pub struct TensorEntry<'m> {
     /// What the method told of it.
     #[serde(borrow, skip_serializing_if = "Option::is_none", default)]
     pub statistics: Option<&'m RawValue>,
+}
+
+/// That a manifest can hold so many tensors.
+///
+/// # Errors
+/// [`Kind::Recipe`] where they are too many.
+pub fn room_for(tensors: usize) -> Result<()> {
+    if tensors <= MOST_TENSORS {
+        return Ok(());
+    }
+    let what =
+        format!("the result would have {tensors} tensors, at most {MOST_TENSORS} are written");
+    Err(Error::recipe(what))
 }
 
 /// The manifest's bytes: indented JSON with the seal as its last member.

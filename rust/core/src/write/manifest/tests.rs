@@ -27,19 +27,25 @@ fn opens_what_was_sealed() {
 }
 
 #[test]
-fn a_hundred_thousand_tensors_open_again() {
+fn as_many_tensors_as_are_written_open_again() {
+    assert!(room_for(MOST_TENSORS).is_ok());
+    let said = room_for(MOST_TENSORS + 1).unwrap_err().to_string();
+    assert!(said.contains("150001 tensors"), "{said}");
     let layout = layout();
-    let statistics = r#"{"changed":0.123456789,"threshold":0.1,"taken":0.2}"#;
-    let statistics: Box<RawValue> = serde_json::from_str(statistics).unwrap();
+    let statistics = json!({
+        "changed": 0.123_456_789_012, "taken": 0.123_456_789_012, "taken_and_changed": 123_456_789,
+        "threshold": 0.123_456_789_012, "warnings": ["the threshold is 0".repeat(6)],
+    });
+    let statistics = serde_json::value::to_raw_value(&statistics).unwrap();
     let mut manifest = manifest(layout, &[]).unwrap();
     let mut entry = manifest.tensors.values().next().unwrap().clone();
     entry.statistics = Some(&statistics);
-    manifest.tensors = (0..100_000)
+    manifest.tensors = (0..MOST_TENSORS)
         .map(|number| (format!("model.layers.{number}.experts.weight").into(), entry.clone()))
         .collect();
     let bytes = seal(&manifest).unwrap();
     let opened = open(&bytes).unwrap();
-    assert_eq!(opened.tensors.len(), 100_000);
+    assert_eq!(opened.tensors.len(), MOST_TENSORS);
     assert_eq!(opened.tensors.values().next().unwrap().statistics.unwrap().get(), statistics.get());
 }
 
