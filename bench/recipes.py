@@ -39,6 +39,19 @@ METHODS = {
     "arcee_fusion": Method(ALL[:2], {}, {}, 2.5, 10, 256 * MIB),
     "ties": Method(ALL, {}, SPARSE, 2.5, 20, 256 * MIB),
     "dare_ties": Method(ALL, {}, SPARSE, 2.5, 10, 256 * MIB),
+    "dare_linear": Method(ALL, {}, SPARSE, 4, 7, 256 * MIB),
+    "nuslerp": Method(ALL[1:], {}, WEIGHT, 4, 7, 256 * MIB),
+    "multislerp": Method(ALL[1:], {}, WEIGHT, 4, 7, 256 * MIB),
+    "karcher": Method(ALL[1:], {}, {}, 4, 20, 256 * MIB),
+    "della_linear": Method(ALL, {}, SPARSE, 4, 20, 256 * MIB),
+    "della": Method(ALL, {}, SPARSE, 4, 20, 256 * MIB),
+    "breadcrumbs": Method(ALL, {}, SPARSE, 4, 20, 256 * MIB),
+    "breadcrumbs_ties": Method(ALL, {}, SPARSE, 4, 20, 256 * MIB),
+    "sce": Method(ALL, {"select_topk": 0.5}, {}, 4, 20, 256 * MIB),
+    "model_stock": Method(ALL, {}, {}, 4, 7, 256 * MIB),
+    "nearswap": Method(ALL[:2], {"t": 0.001}, {}, 4, 7, 128 * MIB),
+    "ram": Method(ALL, {}, {}, 4, 7, 128 * MIB),
+    "ramplus_tl": Method(ALL, {}, {}, 4, 7, 256 * MIB),
 }
 
 # The peer's numbers are best in float32; most users write bfloat16, where its Arcee Fusion writes float32 files.

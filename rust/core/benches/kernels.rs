@@ -80,6 +80,7 @@ fn every_method(criterion: &mut Criterion) {
                 name: "bench",
                 elements: ELEMENTS,
                 row_length: ROW,
+                columns: ROW,
                 space: spec.space,
                 has_base,
                 streams: (0..branches).map(|i| Stream::new(0, "bench", &[i])).collect(),

@@ -223,12 +223,14 @@ impl<'b> Build<'b> {
             stream
         };
         let streams = merge.branches.iter().map(stream).collect();
+        let space = if merge.has_base { merge.method.spec().space } else { Space::Weights };
         let elements = self.job.elements();
         let tensor = Tensor {
             name: &self.job.name,
             elements,
             row_length: self.job.row(),
-            space: merge.method.spec().space,
+            columns: self.job.columns(),
+            space,
             has_base: merge.has_base,
             streams,
             team: self.team,
@@ -236,7 +238,6 @@ impl<'b> Build<'b> {
             operands,
         };
         let fit = R::fit(merge.method, &tensor, &merge.parameters)?;
-        debug_assert!(tensor.space == Space::Weights || tensor.has_base);
         Ok(Node { tensor, kernel: fit.kernel, rounding: merge.rounding, figures: fit.figures })
     }
 }

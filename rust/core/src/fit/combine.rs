@@ -8,13 +8,26 @@ use crate::fit::number::Number;
 /// Weights whose sum is below this share of their magnitudes sum to nothing.
 const NOTHING: f64 = 1e-8;
 
+/// Whose sign decides which deltas of an element count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vote {
+    /// Nobody's: all count.
+    None,
+    /// That of Σ w·d, plus where it is 0.
+    Weighted,
+    /// That of Σ d, plus where it is 0.
+    Plain,
+}
+
 /// How the deltas of a merge become one.
 #[derive(Clone, Debug)]
 pub struct Combine {
     /// One a branch.
     pub weights: Vec<f64>,
+    /// What each branch's delta is multiplied with besides: no part of the sum of weights.
+    pub growth: Vec<f64>,
     /// Only deltas of the majority's sign count.
-    pub consensus: bool,
+    pub vote: Vote,
     /// The sum is divided by the weights that counted.
     pub normalize: bool,
     /// What the sum is multiplied with.
@@ -24,10 +37,12 @@ pub struct Combine {
 impl Combine {
     /// From the parameters that these methods share: `weight`, `normalize`, `lambda`.
     #[must_use]
-    pub fn new(parameters: &Parameters, consensus: bool) -> Self {
+    pub fn new(parameters: &Parameters, vote: Vote) -> Self {
+        let weights = parameters.numbers("weight");
         Self {
-            weights: parameters.numbers("weight"),
-            consensus,
+            growth: vec![1.0; weights.len()],
+            weights,
+            vote,
             normalize: parameters.flag("normalize"),
             scale: parameters.number("lambda"),
         }
@@ -35,27 +50,46 @@ impl Combine {
 
     /// λ · Σ w·d, divided by Σ w if asked, of equally long `deltas`, one a branch.
     pub fn apply<R: Number>(&self, deltas: &[&[R]], out: &mut [R]) {
-        if self.consensus {
-            let scale = self.scale;
-            by_majority(&self.weights, deltas, scale, self.normalize, out);
-        } else {
-            let sum: f64 = self.weights.iter().sum();
-            let scale = if self.normalize { self.scale / sum } else { self.scale };
-            weighted_sum(&self.weights, deltas, scale, out);
-        }
+        let factors: Vec<f64> = self.weights.iter().zip(&self.growth).map(|(w, g)| w * g).collect();
+        let votes = match self.vote {
+            Vote::None => {
+                let sum: f64 = self.weights.iter().sum();
+                let scale = if self.normalize { self.scale / sum } else { self.scale };
+                return weighted_sum(&factors, deltas, scale, out);
+            }
+            Vote::Weighted => factors.clone(),
+            Vote::Plain => vec![1.0; factors.len()],
+        };
+        let branches = votes.into_iter().zip(factors).zip(&self.weights);
+        let branches: Vec<Voter> =
+            branches.map(|((vote, factor), &share)| Voter { vote, factor, share }).collect();
+        by_majority(&branches, deltas, self.scale, self.normalize, out);
     }
 }
 
-/// Refuses weights that sum to nothing where they are to be divided by.
+/// What a branch's delta counts for: in the vote, in the sum, and in what the sum is divided by.
+#[derive(Clone, Copy)]
+struct Voter {
+    vote: f64,
+    factor: f64,
+    share: f64,
+}
+
+/// Refuses weights that sum to nothing where `normalize` would divide by them.
 pub fn check_weights(parameters: &Parameters) -> Result<()> {
+    check_sum(parameters, "normalize")
+}
+
+/// Refuses weights that sum to nothing where they are to be divided by, as the flag of that name says.
+pub fn check_sum(parameters: &Parameters, flag: &str) -> Result<()> {
     let weights = parameters.numbers("weight");
     let sum: f64 = weights.iter().sum();
     let size: f64 = weights.iter().map(|weight| weight.abs()).sum();
-    if !parameters.flag("normalize") || sum.abs() > NOTHING * size {
+    if !parameters.flag(flag) || sum.abs() > NOTHING * size {
         return Ok(());
     }
-    let what = format!("the values of `weight` sum to {sum}, by which `normalize` would divide");
-    Err(Error::recipe_with_hint(what, "set `normalize: false`, or other weights"))
+    let what = format!("the values of `weight` sum to {sum}, by which `{flag}` would divide");
+    Err(Error::recipe_with_hint(what, format!("set `{flag}: false`, or other weights")))
 }
 
 vectorised! {
@@ -78,15 +112,51 @@ vectorised! {
     }
 }
 
+/// What the weights sum to, less 1; 0 where that is lost in rounding.
+#[must_use]
+pub fn excess(weights: impl IntoIterator<Item = f64>) -> f64 {
+    let excess = weights.into_iter().sum::<f64>() - 1.0;
+    if excess.abs() > 64.0 * f64::EPSILON { excess } else { 0.0 }
+}
+
 vectorised! {
-    /// The weighted sum of those w·d whose sign is that of Σ w·d (plus where that is 0), divided by their weights if asked.
-    fn by_majority<R: Number>(weights: &[f64], deltas: &[&[R]], scale: f64, normalize: bool, out: &mut [R]) {
+    /// Σ w·x, as x₀ + excess·x₀ + Σ w·(x − x₀): with weights that sum to 1, operands that agree give exactly what they
+    /// agree on.
+    pub fn mix<R: Number>(weights: &[f64], operands: &[&[R]], out: &mut [R]) {
+        let excess = excess(weights.iter().copied());
+        let (weights, first, others) = (&weights[1..], operands[0], &operands[1..]);
+        for (number, out) in out.chunks_mut(LANES).enumerate() {
+            let start = group(first, number * LANES);
+            let mut sum = [0.0f64; LANES];
+            for lane in 0..LANES {
+                sum[lane] = excess * start[lane].to_f64();
+            }
+            for (&weight, operand) in weights.iter().zip(others) {
+                let operand = group(operand, number * LANES);
+                for lane in 0..LANES {
+                    sum[lane] += weight * (operand[lane].to_f64() - start[lane].to_f64());
+                }
+            }
+            let mut mixed = [R::ZERO; LANES];
+            for lane in 0..LANES {
+                let value = R::from_f64(start[lane].to_f64() + sum[lane]);
+                // Adding +0 to −0 would lose its sign.
+                mixed[lane] = if sum[lane] == 0.0 { start[lane] } else { value };
+            }
+            put(&mixed, out);
+        }
+    }
+}
+
+vectorised! {
+    /// The sum of those terms whose sign is that of the vote (plus where it is 0), divided by their shares if asked.
+    fn by_majority<R: Number>(branches: &[Voter], deltas: &[&[R]], scale: f64, normalize: bool, out: &mut [R]) {
         for (number, out) in out.chunks_mut(LANES).enumerate() {
             let mut total = [0.0f64; LANES];
-            for (&weight, delta) in weights.iter().zip(deltas) {
+            for (branch, delta) in branches.iter().zip(deltas) {
                 let delta = group(delta, number * LANES);
                 for lane in 0..LANES {
-                    total[lane] += weight * delta[lane].to_f64();
+                    total[lane] += branch.vote * delta[lane].to_f64();
                 }
             }
             // Turned by the sign of the total, what counts is positive.
@@ -95,12 +165,12 @@ vectorised! {
                 sign[lane] = if total[lane] >= 0.0 { 1.0 } else { -1.0 };
             }
             let (mut sum, mut share) = ([0.0f64; LANES], [0.0f64; LANES]);
-            for (&weight, delta) in weights.iter().zip(deltas) {
+            for (branch, delta) in branches.iter().zip(deltas) {
                 let delta = group(delta, number * LANES);
                 for lane in 0..LANES {
-                    let term = weight * delta[lane].to_f64() * sign[lane];
+                    let term = branch.factor * delta[lane].to_f64() * sign[lane];
                     sum[lane] += if term > 0.0 { term } else { 0.0 };
-                    share[lane] += if term > 0.0 { weight } else { 0.0 };
+                    share[lane] += if term > 0.0 { branch.share } else { 0.0 };
                 }
             }
             for lane in 0..LANES {

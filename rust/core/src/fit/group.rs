@@ -24,6 +24,19 @@ pub fn put<T: Copy>(values: &[T; LANES], out: &mut [T]) {
     }
 }
 
+/// One bit a flag, each of which is 0 or 1; the first in the lowest bit.
+#[inline(always)]
+#[must_use]
+pub fn pack(flags: &[u8; 64]) -> u64 {
+    // The product has the low bits of eight bytes side by side at its top.
+    let mut bits = 0;
+    for (eight, flags) in flags.as_chunks().0.iter().enumerate() {
+        let packed = u64::from_le_bytes(*flags).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        bits |= packed << (8 * eight);
+    }
+    bits
+}
+
 /// Calls `visit` with place and value of the few elements of which `wanted`, given the same, is true.
 #[inline(always)]
 pub fn each_where<T: Copy>(
@@ -40,12 +53,7 @@ pub fn each_where<T: Copy>(
         }
         flags[group.len()..].fill(0);
         for (number, flags) in flags.as_chunks::<64>().0.iter().enumerate() {
-            // One bit a flag; the product has the low bits of eight bytes side by side at its top.
-            let mut bits = 0;
-            for (eight, flags) in flags.as_chunks().0.iter().enumerate() {
-                let packed = u64::from_le_bytes(*flags).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-                bits |= packed << (8 * eight);
-            }
+            let mut bits = pack(flags);
             while bits != 0 {
                 let e = 64 * number + bits.trailing_zeros() as usize;
                 visit(first + e, group[e]);

@@ -11,7 +11,7 @@ use crate::fit::tensor::{Block, Tensor};
 pub enum Space {
     /// The weights themselves.
     Weights,
-    /// Branches less their base; the base is added back to what the kernel makes.
+    /// Branches less their base; the base is added back to what the kernel makes. Without a base it is the weights.
     Delta,
 }
 
@@ -31,6 +31,8 @@ pub enum Grain {
 pub enum Base {
     /// None: all models count alike.
     None,
+    /// The recipe may name one, besides the branches; without one the models themselves are worked on.
+    Optional,
     /// The recipe must name one, besides the branches.
     Required,
     /// One of the models is the base: the first one, unless the recipe names another.
@@ -174,6 +176,31 @@ fn number(value: Option<&Value>) -> f64 {
     }
 }
 
+/// The size of a tensor that a method is planned for, and of what works on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Elements of the tensor.
+    pub elements: u64,
+    /// Elements of a row, the last dimension.
+    pub row: u64,
+    /// Elements that share their place in the first dimension.
+    pub columns: u64,
+    /// Branches.
+    pub branches: u64,
+    /// Bytes of a number in a kernel.
+    pub number: u64,
+    /// Workers that share the tensor.
+    pub workers: u64,
+}
+
+impl Extent {
+    /// How many rows there are.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.elements / self.row.max(1)
+    }
+}
+
 /// All that a method says of itself: the plan's checks, the command line's help and the documentation read it.
 #[derive(Debug)]
 pub struct Spec {
@@ -191,8 +218,6 @@ pub struct Spec {
     pub space: Space,
     /// How much decides about one element.
     pub grain: Grain,
-    /// How many order statistics of each branch its fit looks for.
-    pub ranks: u64,
     /// What part a base takes.
     pub base: Base,
     /// How few branches there may be, the base not counted.
@@ -209,6 +234,8 @@ pub struct Spec {
     pub check: fn(&Parameters) -> Result<()>,
     /// How often every element is read, for a tensor of so many elements: the sweeps of `fit`, and one for the kernel.
     pub passes: fn(&Parameters, u64) -> u64,
+    /// What its fit takes of memory, in bytes, beside what is read and what a worker computes in.
+    pub memory: fn(&Parameters, &Extent) -> u64,
 }
 
 impl Spec {

@@ -216,6 +216,14 @@ fn arctan(x: f64) -> f64 {
     8.0 * x * sum
 }
 
+/// The cosine, as exact as [`sin`].
+#[must_use]
+pub fn cos(x: f64) -> f64 {
+    // 1 − 2·sin²(x/2): no difference of near-equal numbers but where the cosine itself is near 0.
+    let half = sin(0.5 * x);
+    1.0 - 2.0 * half * half
+}
+
 /// The sine; absolute error below 1e-15 for |x| up to a few turns, growing with the number of turns.
 #[must_use]
 pub fn sin(x: f64) -> f64 {
@@ -277,6 +285,7 @@ mod tests {
         for i in 1..4000 {
             let x = f64::from(i) * 0.01;
             assert!((ln(x) - x.ln()).abs() < 2e-15 * x.ln().abs().max(1.0), "ln {x}");
+            assert!((cos(x) - x.cos()).abs() < 4e-15, "cos {x}");
             assert!((sin(x) - x.sin()).abs() < 4e-15, "sin {x}: {} {}", sin(x), x.sin());
             let c = f64::from(i) / 2000.1 - 1.0;
             close(acos(c), c.acos(), 1e-13, c);

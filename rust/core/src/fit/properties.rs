@@ -25,20 +25,27 @@ pub(crate) struct Case<'c> {
     pub parameters: &'c Parameters,
     /// The base first, where there is one.
     pub operands: Vec<Vec<f64>>,
+    pub has_base: bool,
     /// Elements in a row.
     pub row: usize,
     pub streams: &'c [Stream],
 }
 
 impl Case<'_> {
-    /// Each branch less the base.
+    /// Each branch less the base; the branches themselves where there is none.
     pub(crate) fn deltas(&self) -> Vec<Vec<f64>> {
+        if !self.has_base {
+            return self.operands.clone();
+        }
         let (base, branches) = self.operands.split_at(1);
         branches.iter().map(|x| x.iter().zip(&base[0]).map(|(x, b)| x - b).collect()).collect()
     }
 
     /// The base plus each merged delta.
     pub(crate) fn on_base(&self, deltas: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+        if !self.has_base {
+            return deltas;
+        }
         let add =
             |delta: Vec<f64>| delta.iter().zip(&self.operands[0]).map(|(d, b)| b + d).collect();
         deltas.into_iter().map(add).collect()
@@ -50,6 +57,7 @@ pub(crate) struct Room {
     sources: Vec<Source>,
     stored: Stored,
     row: usize,
+    has_base: bool,
     progress: Progress,
     _directory: TempDir,
 }
@@ -73,9 +81,15 @@ impl Room {
             sources,
             stored: Stored { dtype, shape, file: 0, range: 0..bytes },
             row,
+            has_base: true,
             progress: Progress::default(),
             _directory: directory,
         }
+    }
+
+    /// The same without a base: all operands are branches.
+    fn based(self, has_base: bool) -> Self {
+        Self { has_base, ..self }
     }
 
     fn numbers(&self) -> Vec<Vec<f64>> {
@@ -118,6 +132,7 @@ impl Room {
             name: "weight",
             elements: self.stored.elements(),
             row_length: self.row as u64,
+            columns: self.row as u64,
             space,
             has_base,
             streams: streams(self.sources.len() - usize::from(has_base)),
@@ -135,7 +150,8 @@ impl Room {
         block: usize,
     ) -> Result<Vec<u8>> {
         let spec = Method::spec(method);
-        let tensor = self.tensor::<R>(spec.space, spec.base != Base::None, threads);
+        let space = if self.has_base { spec.space } else { Space::Weights };
+        let tensor = self.tensor::<R>(space, self.has_base, threads);
         let fit = method.fit(&tensor, parameters)?;
         let node = Node { tensor, kernel: fit.kernel, rounding: None, figures: fit.figures };
         let mut reader = Reader::new(&node.tensor, block);
@@ -248,18 +264,30 @@ fn counts<M: Method>(method: &M) -> std::ops::RangeInclusive<usize> {
     spec.fewest..=spec.most.unwrap_or(5).min(5)
 }
 
-fn with_base<M: Method>(method: &M) -> usize {
-    usize::from(Method::spec(method).base != Base::None)
+/// With a base and without one, as far as the method may be either.
+fn bases<M: Method>(method: &M) -> &'static [bool] {
+    match Method::spec(method).base {
+        Base::None => &[false],
+        Base::Optional => &[true, false],
+        Base::Required | Base::First => &[true],
+    }
+}
+
+/// Every number of branches, with a base and without, as far as the method may have them.
+fn sizes<M: Method>(method: &M) -> Vec<(usize, bool)> {
+    let of = |branches| bases(method).iter().map(move |&has_base| (branches, has_base));
+    counts(method).flat_map(of).collect()
 }
 
 /// Within half a step of the dtype and eight roundings of what is summed.
 pub(crate) fn agrees_with_naive<M: Method>(method: &M, naive: Naive) {
     for (number, dtype) in FLOATS.into_iter().enumerate() {
-        for branches in counts(method) {
+        for (branches, has_base) in sizes(method) {
             for (rows, row) in [(1, 1), (1, 15), (7, 1), (3, 33), (5, 1000)] {
-                let count = branches + with_base(method);
+                let count = branches + usize::from(has_base);
                 let seed = (number * 8 + branches) as u64;
-                let room = Room::new(dtype, &operands(count, rows * row, seed), row);
+                let room =
+                    Room::new(dtype, &operands(count, rows * row, seed), row).based(has_base);
                 for parameters in variants(method, branches) {
                     let Ok(bytes) = room.merged(method, &parameters, 1, BLOCK) else {
                         assert!(
@@ -270,7 +298,13 @@ pub(crate) fn agrees_with_naive<M: Method>(method: &M, naive: Naive) {
                     };
                     let streams = streams(branches);
                     let operands = room.numbers();
-                    let case = Case { parameters: &parameters, operands, row, streams: &streams };
+                    let case = Case {
+                        parameters: &parameters,
+                        operands,
+                        has_base,
+                        row,
+                        streams: &streams,
+                    };
                     let allowed = naive(&case);
                     let unit = if dtype == Dtype::F64 { 2f64.powi(-53) } else { 2f64.powi(-24) };
                     for (e, found) in room.decoded(&bytes).into_iter().enumerate() {
@@ -298,28 +332,42 @@ pub(crate) fn agrees_with_naive<M: Method>(method: &M, naive: Naive) {
 pub(crate) fn same_bits_however_cut<M: Method>(method: &M) {
     let row = 1 << 9;
     let elements = 3 * CHUNK as usize + 5 * row;
-    let branches = *counts(method).end().min(&2);
-    let room = Room::new(Dtype::BF16, &operands(branches + with_base(method), elements, 3), row);
-    for parameters in variants(method, branches) {
-        let Ok(whole) = room.merged(method, &parameters, 1, BLOCK) else { continue };
-        for (threads, block) in [(2, BLOCK), (7, BLOCK / 4), (1, 16)] {
-            let cut = room.merged(method, &parameters, threads, block).expect("as before");
-            assert!(whole == cut, "{threads} threads, blocks of {block}: {parameters:?}");
+    let branches = (*counts(method).end()).min(2.max(*counts(method).start()));
+    for &has_base in bases(method) {
+        let operands = operands(branches + usize::from(has_base), elements, 3);
+        let room = Room::new(Dtype::BF16, &operands, row).based(has_base);
+        for parameters in variants(method, branches) {
+            let Ok(whole) = room.merged(method, &parameters, 1, BLOCK) else { continue };
+            for (threads, block) in [(2, BLOCK), (7, BLOCK / 4), (1, 16)] {
+                let cut = room.merged(method, &parameters, threads, block).expect("as before");
+                assert!(whole == cut, "{threads} threads, blocks of {block}: {parameters:?}");
+            }
         }
     }
 }
 
-/// Operands that all agree are the result, bit for bit, zeros of both signs too.
-pub(crate) fn nothing_changed_changes_nothing<M: Method>(method: &M) {
+/// Operands that all agree are the result, bit for bit, zeros of both signs too, wherever the formula says so.
+pub(crate) fn nothing_changed_changes_nothing<M: Method>(method: &M, naive: Naive) {
     for dtype in FLOATS {
-        for branches in counts(method) {
+        for (branches, has_base) in sizes(method) {
             let mut base = operands(1, 333, 5).remove(0);
             base[..4].copy_from_slice(&[0.0, -0.0, 1.0, -1.0]);
-            let room = Room::new(dtype, &vec![base; branches + with_base(method)], 333);
+            let room = Room::new(dtype, &vec![base; branches + usize::from(has_base)], 111);
+            let room = room.based(has_base);
+            let (operands, streams) = (room.numbers(), streams(branches));
             for parameters in variants(method, branches) {
+                let operands = operands.clone();
+                let case = Case {
+                    parameters: &parameters,
+                    operands,
+                    has_base,
+                    row: 111,
+                    streams: &streams,
+                };
                 // Without a base, what is no mean makes another tensor of equal ones.
-                let one = |name| parameters.branches[0].get(name) == Some(&Value::Number(1.0));
-                if with_base(method) == 0 && !parameters.flag("normalize") && !one("scale") {
+                let same = |(y, x): (&f64, &f64)| (y - x).abs() <= 1e-12 * x.abs();
+                let mean = |result: &Vec<f64>| result.iter().zip(&case.operands[0]).all(same);
+                if !has_base && !naive(&case).iter().any(mean) {
                     continue;
                 }
                 let Ok(bytes) = room.merged(method, &parameters, 1, BLOCK) else { continue };
@@ -335,8 +383,9 @@ pub(crate) fn nothing_changed_changes_nothing<M: Method>(method: &M) {
 pub(crate) fn same_bits_everywhere<M: Method>(method: &M, expected: &str) {
     let mut hasher = blake3::Hasher::new();
     for dtype in FLOATS {
-        for branches in counts(method) {
-            let room = Room::new(dtype, &operands(branches + with_base(method), 7 * 65, 9), 65);
+        for (branches, has_base) in sizes(method) {
+            let operands = operands(branches + usize::from(has_base), 7 * 65, 9);
+            let room = Room::new(dtype, &operands, 65).based(has_base);
             for parameters in variants(method, branches) {
                 hasher.update(&room.merged(method, &parameters, 1, BLOCK).unwrap_or_default());
             }
@@ -365,7 +414,7 @@ macro_rules! check {
 
         #[test]
         fn nothing_changed_changes_nothing() {
-            crate::fit::properties::nothing_changed_changes_nothing(&$method);
+            crate::fit::properties::nothing_changed_changes_nothing(&$method, $naive);
         }
     };
 }

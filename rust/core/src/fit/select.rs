@@ -15,6 +15,7 @@ use digits::{DIGIT, by_digits};
 
 use crate::error::Result;
 use crate::fit::group::each_where;
+use crate::fit::method::Extent;
 use crate::fit::number::{Key, Number};
 use crate::fit::tensor::{Block, CHUNK, RUN, Tensor, sampled};
 
@@ -95,15 +96,16 @@ pub fn select_by<R: Number, K: Key>(
     by_digits(tensor, lanes, push, ranks)
 }
 
-/// What [`select`] takes of memory beside its tensor, in bytes: for so many elements, lanes with so many ranks, and
-/// bytes in a key.
+/// What [`select`] takes of memory beside its tensor, in bytes: for lanes with so many ranks.
 #[must_use]
-pub fn memory(elements: u64, lanes: u64, ranks: u64, key: u64, threads: u64) -> u64 {
+pub fn memory(extent: &Extent, lanes: u64, ranks: u64) -> u64 {
+    // The widest keys hold a number and its order among equals.
+    let (elements, key) = (extent.elements, 2 * extent.number);
     if elements <= CHUNK {
         return 2 * lanes * elements * key;
     }
     let sample = 2 * lanes * sampled(elements) * key;
-    let digits = threads * lanes * ranks * (8 << DIGIT);
+    let digits = extent.workers * lanes * ranks * (8 << DIGIT);
     sample + 2 * room(elements, lanes * ranks) * key + digits
 }
 

@@ -29,6 +29,9 @@ pub const BLOCK: usize = 1024;
 /// Elements in a block where whole rows are swept several times: most rows fit.
 pub const ROW_BLOCK: usize = 16384;
 
+/// Parts that a tensor is cut into where each takes much memory.
+pub const BANDS: u64 = 16;
+
 /// Neighbouring elements that a sample draws together: half a cache line of most checkpoints.
 pub const RUN: usize = 16;
 /// One element in so many is drawn; fewer of tensors from which that would be more than [`SAMPLE`].
@@ -100,6 +103,8 @@ pub struct Tensor<'a, R> {
     pub elements: u64,
     /// How many elements a row (the last dimension) has; a vector is one row.
     pub row_length: u64,
+    /// How many elements share each place in the first dimension.
+    pub columns: u64,
     /// Whether branches arrive less the base.
     pub space: Space,
     /// Whether the first operand is a base.
@@ -177,6 +182,35 @@ impl<'a, R: Number> Tensor<'a, R> {
         Ok(whole)
     }
 
+    /// Folds bands of neighbouring lines, each in its order, and joins the results in theirs: for sums of many numbers, of
+    /// which a chunk would have too many. A line is what shares its place in the first dimension.
+    pub fn fold_bands<A: Send>(
+        &self,
+        start: impl Fn() -> A + Sync,
+        step: impl Fn(&mut A, &Block<'_, R>) + Sync,
+        join: impl FnMut(&mut A, A),
+    ) -> Result<A> {
+        let lines = self.elements / self.columns.max(1);
+        let band = lines.div_ceil(BANDS) * self.columns;
+        let parts = self.team.run(BANDS as usize, |index| {
+            let mut reader = Reader::new(self, BLOCK);
+            let mut part = start();
+            let end = ((index as u64 + 1) * band).min(self.elements);
+            for first in (index as u64 * band..end).step_by(CHUNK as usize) {
+                reader.read(first..end.min(first + CHUNK), |raw, scratch| {
+                    self.blocks(raw, scratch, |block| step(&mut part, block))
+                })?;
+            }
+            Ok(part)
+        })?;
+        let mut whole = start();
+        parts.into_iter().fold(join, |mut join, part| {
+            join(&mut whole, part);
+            join
+        });
+        Ok(whole)
+    }
+
     /// Folds every worker's blocks into one result a worker: only for what does not depend on order, such as counts.
     pub fn gather<A: Send>(
         &self,
@@ -237,6 +271,15 @@ impl<'a, R: Number> Tensor<'a, R> {
         &self,
         visit: impl Fn(&mut Row<'_, '_, R>) -> Result<T> + Sync,
     ) -> Result<Vec<T>> {
+        self.each_row_with(|| (), |(), row| visit(row))
+    }
+
+    /// [`Tensor::each_row`] with room of the worker's own, as `room` makes it, for its visits.
+    pub fn each_row_with<S, T: Send>(
+        &self,
+        room: impl Fn() -> S + Sync,
+        visit: impl Fn(&mut S, &mut Row<'_, '_, R>) -> Result<T> + Sync,
+    ) -> Result<Vec<T>> {
         if self.elements == 0 {
             return Ok(Vec::new());
         }
@@ -247,6 +290,7 @@ impl<'a, R: Number> Tensor<'a, R> {
         let parts = self.team.run(groups.div_ceil(share), |index| {
             let block = ROW_BLOCK.min(self.row_length.next_multiple_of(16) as usize);
             let mut reader = Reader::new(self, block);
+            let mut room = room();
             let mut results = Vec::new();
             for group_index in (index * share..groups.min((index + 1) * share)).map(|i| i as u64) {
                 let first = group_index * group;
@@ -257,7 +301,7 @@ impl<'a, R: Number> Tensor<'a, R> {
                         let end = start + self.row_length as usize;
                         let mut row =
                             Row { tensor: self, raw, scratch, range: start..end, loaded: false };
-                        results.push(visit(&mut row)?);
+                        results.push(visit(&mut room, &mut row)?);
                     }
                     Ok(())
                 })?;

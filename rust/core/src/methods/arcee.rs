@@ -15,7 +15,6 @@ static SPEC: Spec = Spec {
               y = x where I ≥ T, else b",
     space: Space::Weights,
     grain: Grain::Row,
-    ranks: 3,
     base: Base::First,
     fewest: 1,
     most: Some(1),
@@ -67,6 +66,11 @@ static SPEC: Spec = Spec {
     check: |_| Ok(()),
     // One sweep for the rows, one for the quartiles, and the kernel.
     passes: |parameters, _| 2 + u64::from(parameters.choice("divergence") == "row"),
+    memory: |_, extent| {
+        // A factor a row, in double precision while it is found.
+        let factors = if extent.row > 1 { extent.rows() * 3 * 8 } else { 0 };
+        factors + select::memory(extent, 1, 3)
+    },
 };
 
 /// The quartiles, as shares of the order: Q1, the median, Q3.

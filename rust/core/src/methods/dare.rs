@@ -9,9 +9,6 @@ pub(super) struct DareLinear;
 /// Deltas are added where they agree with the majority sign.
 pub(super) struct DareTies;
 
-/// Norms below this are not divided by, as in mergekit.
-const NOTHING: f64 = 1e-7;
-
 const PARAMETERS: &[Parameter] = &[
     WEIGHT,
     DENSITY,
@@ -21,6 +18,13 @@ const PARAMETERS: &[Parameter] = &[
         default: Some(Value::Flag(true)),
         per: Per::Global,
         help: "true: keep the delta's L1 norm, as mergekit does; density: divide by the density, as the paper does; false: neither",
+    },
+    Parameter {
+        name: "q",
+        kind: Type::Number { low: 0.0, high: f64::MAX },
+        default: Some(Value::Number(0.0)),
+        per: Per::Global,
+        help: "what kept elements are divided by, as in DAREx-q; 0: as rescale says",
     },
     normalize(false),
     LAMBDA,
@@ -33,7 +37,7 @@ const DIFFERENCES: &[&str] = &[
     "a density outside 0..1, or weights that sum to 0 under normalize, are errors",
 ];
 
-const PAPER: &str = "Yu et al., Language models are super Mario, arXiv 2311.03099";
+const PAPER: &str = "Yu et al., Language models are super Mario, arXiv 2311.03099; q: Deng et al., DARE the Extreme, arXiv 2410.09344";
 
 static LINEAR: Spec = Spec {
     name: "dare_linear",
@@ -43,7 +47,6 @@ static LINEAR: Spec = Spec {
     formula: "d = r·m·(x − b), m drawn with probability density, r by rescale; y = b + λ·Σ w·d, divided by Σ w under normalize",
     space: Space::Delta,
     grain: Grain::Element,
-    ranks: 0,
     base: Base::Required,
     fewest: 1,
     most: None,
@@ -52,6 +55,7 @@ static LINEAR: Spec = Spec {
     differences: DIFFERENCES,
     check: combine::check_weights,
     passes,
+    memory: |_, _| 0,
 };
 
 static TIES: Spec = Spec {
@@ -63,7 +67,6 @@ static TIES: Spec = Spec {
               y = b + λ·Σ w·d over sign(w·d) = s, divided by their Σ w under normalize",
     space: Space::Delta,
     grain: Grain::Element,
-    ranks: 0,
     base: Base::Required,
     fewest: 1,
     most: None,
@@ -72,11 +75,11 @@ static TIES: Spec = Spec {
     differences: DIFFERENCES,
     check: combine::check_weights,
     passes,
+    memory: |_, _| 0,
 };
 
 fn passes(parameters: &Parameters, _: u64) -> u64 {
-    let drops = parameters.numbers("density").iter().any(|&density| density < 1.0);
-    1 + u64::from(drops && parameters.flag("rescale"))
+    1 + u64::from(drops(parameters) && keeps_norms(parameters))
 }
 
 impl Method for DareLinear {
@@ -84,7 +87,7 @@ impl Method for DareLinear {
         &LINEAR
     }
     fn fit<R: Number>(&self, tensor: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>> {
-        fit(tensor, parameters, false)
+        fit(tensor, parameters, Vote::None)
     }
 }
 
@@ -93,121 +96,48 @@ impl Method for DareTies {
         &TIES
     }
     fn fit<R: Number>(&self, tensor: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>> {
-        fit(tensor, parameters, true)
+        fit(tensor, parameters, Vote::Weighted)
     }
 }
 
-/// How a branch is thinned.
-#[derive(Clone, Copy)]
-struct Thinning {
-    stream: Stream,
-    density: f64,
-    factor: f64,
-}
-
-fn fit<R: Number>(
-    tensor: &Tensor<'_, R>,
-    parameters: &Parameters,
-    consensus: bool,
-) -> Result<Fit<R>> {
+fn fit<R: Number>(tensor: &Tensor<'_, R>, parameters: &Parameters, vote: Vote) -> Result<Fit<R>> {
     combine::check_weights(parameters)?;
-    let combine = Combine::new(parameters, consensus);
+    let mut combine = Combine::new(parameters, vote);
     let densities = parameters.numbers("density");
-    let mut thinned: Vec<Thinning> = tensor
-        .streams
-        .iter()
-        .zip(densities)
-        .map(|(&stream, density)| Thinning { stream, density, factor: 1.0 })
-        .collect();
-    if parameters.flag("rescale") {
-        keep_norms(tensor, &mut thinned)?;
-    } else if parameters.choice("rescale") == "density" {
-        thinned
-            .iter_mut()
-            .filter(|one| one.density > 0.0)
-            .for_each(|one| one.factor = 1.0 / one.density);
+    let streams = tensor.streams.clone();
+    let divisor = |density: f64| match (parameters.number("q"), parameters.choice("rescale")) {
+        (q, _) if q > 0.0 => q,
+        (_, "density") if density > 0.0 => density,
+        _ => 1.0,
+    };
+    for (growth, &density) in combine.growth.iter_mut().zip(&densities) {
+        *growth = if density < 1.0 { 1.0 / divisor(density) } else { 1.0 };
     }
-    Ok(Fit::new(move |block, out| {
-        let mut numbers = Vec::new();
-        let deltas: Vec<Vec<R>> =
-            thinned.iter().enumerate().map(|(i, one)| one.thin(block, i, &mut numbers)).collect();
-        let deltas: Vec<&[R]> = deltas.iter().map(Vec::as_slice).collect();
-        combine.apply(&deltas, out);
-    }))
-}
-
-/// Finds the factors that leave each delta's L1 norm as it was.
-fn keep_norms<R: Number>(tensor: &Tensor<'_, R>, thinned: &mut [Thinning]) -> Result<()> {
-    let count = thinned.len();
-    if thinned.iter().all(|one| one.density >= 1.0) {
-        return Ok(());
-    }
-    let sums = statistics::sums(tensor, 2 * count, |sums, block| {
+    let rescale = drops(parameters) && keeps_norms(parameters);
+    sparse(tensor, combine, rescale, move |i, block, kept| {
+        let (density, delta) = (densities[i], block.branch(i));
+        if density >= 1.0 {
+            return kept.copy_from_slice(delta);
+        }
         let mut numbers = vec![0; block.length];
-        let (whole, kept) = sums.split_at_mut(count);
-        for (i, one) in thinned.iter().enumerate() {
-            one.stream.uniform(block.start, &mut numbers);
-            add_magnitudes(&mut whole[i], &mut kept[i], &numbers, one.below(), block.branch(i));
-        }
-    })?;
-    for (i, one) in thinned.iter_mut().enumerate() {
-        let (before, after) = (sums[i], sums[count + i]);
-        if one.density < 1.0 && before >= NOTHING && after >= NOTHING {
-            one.factor = before / after;
-        }
-    }
-    Ok(())
+        streams[i].uniform(block.start, &mut numbers);
+        // With a probability of the density, to within 2⁻³².
+        draw(&numbers, (density * 2f64.powi(32)) as u32, delta, kept);
+    })
 }
 
-impl Thinning {
-    /// A branch's delta with what is dropped at zero, the rest times the factor.
-    fn thin<R: Number>(&self, block: &Block<'_, R>, i: usize, numbers: &mut Vec<u32>) -> Vec<R> {
-        let mut delta = block.branch(i).to_vec();
-        if self.density < 1.0 {
-            numbers.resize(delta.len(), 0);
-            self.stream.uniform(block.start, numbers);
-            thin(numbers, self.below(), R::from_f64(self.factor), &mut delta);
-        }
-        delta
-    }
+fn drops(parameters: &Parameters) -> bool {
+    parameters.numbers("density").iter().any(|&density| density < 1.0)
+}
 
-    /// An element is kept if its number is below this: with a probability of the density, to within 2⁻³².
-    fn below(&self) -> u32 {
-        (self.density * 2f64.powi(32)) as u32
-    }
+fn keeps_norms(parameters: &Parameters) -> bool {
+    parameters.flag("rescale") && parameters.number("q") == 0.0
 }
 
 vectorised! {
-    fn thin<R: Number>(numbers: &[u32], below: u32, factor: R, delta: &mut [R]) {
-        for (value, &number) in delta.iter_mut().zip(numbers) {
-            let grown = *value * factor;
-            *value = if number < below { grown } else { R::ZERO };
-        }
-    }
-}
-
-vectorised! {
-    /// Adds the magnitudes of a delta to `whole`, and those of what is kept to `kept`.
-    fn add_magnitudes<R: Number>(
-        whole: &mut statistics::Sum,
-        kept: &mut statistics::Sum,
-        numbers: &[u32],
-        below: u32,
-        delta: &[R],
-    ) {
-        let mut see = |lane: usize, number: u32, value: R| {
-            let magnitude = value.abs().to_f64();
-            whole[lane] += magnitude;
-            kept[lane] += if number < below { magnitude } else { 0.0 };
-        };
-        let (numbers, values) = (numbers.as_chunks::<16>(), delta.as_chunks::<16>());
-        for (numbers, values) in numbers.0.iter().zip(values.0) {
-            for lane in 0..16 {
-                see(lane, numbers[lane], values[lane]);
-            }
-        }
-        for (lane, (&number, &value)) in numbers.1.iter().zip(values.1).enumerate() {
-            see(lane, number, value);
+    fn draw<R: Number>(numbers: &[u32], below: u32, delta: &[R], kept: &mut [R]) {
+        for ((kept, &value), &number) in kept.iter_mut().zip(delta).zip(numbers) {
+            *kept = if number < below { value } else { R::ZERO };
         }
     }
 }
@@ -232,15 +162,15 @@ mod properties {
                 .zip(numbers)
                 .map(|(d, number)| if kept(number) { *d } else { 0.0 })
                 .collect();
-            let factor = if case.parameters.choice("rescale") == "density" {
-                if density > 0.0 { 1.0 / density } else { 1.0 }
-            } else if case.parameters.flag("rescale")
-                && sum(&delta) >= NOTHING
-                && sum(&thin) >= NOTHING
-            {
-                sum(&delta) / sum(&thin)
-            } else {
-                1.0
+            let q = case.parameters.number("q");
+            let factor = match case.parameters.choice("rescale") {
+                _ if density >= 1.0 => 1.0,
+                _ if q > 0.0 => 1.0 / q,
+                "density" if density > 0.0 => 1.0 / density,
+                _ if case.parameters.flag("rescale") && sum(&thin) > 0.0 => {
+                    sum(&delta) / sum(&thin)
+                }
+                _ => 1.0,
             };
             thin.iter().map(|d| d * factor).collect()
         });
@@ -250,11 +180,11 @@ mod properties {
 
     mod linear {
         use super::*;
-        check!(DareLinear, |case| naive(case, false), "28ff8f36750c3854");
+        check!(DareLinear, |case| naive(case, false), "6e69538301ca4526");
     }
 
     mod ties {
         use super::*;
-        check!(DareTies, |case| naive(case, true), "94114e149d2ae459");
+        check!(DareTies, |case| naive(case, true), "251e1199f9c4c670");
     }
 }

@@ -1,7 +1,6 @@
 //! `linear`: the weighted mean of models.
 
 use super::parameters::{WEIGHT, normalize};
-use crate::fit::group::{LANES, group, put};
 use crate::fit::prelude::*;
 
 /// See the module.
@@ -15,7 +14,6 @@ static SPEC: Spec = Spec {
     formula: "y = Σ w·x, divided by Σ w under normalize",
     space: Space::Weights,
     grain: Grain::Element,
-    ranks: 0,
     base: Base::None,
     fewest: 1,
     most: None,
@@ -28,6 +26,7 @@ static SPEC: Spec = Spec {
     ],
     check: combine::check_weights,
     passes: |_, _| 1,
+    memory: |_, _| 0,
 };
 
 impl Method for Linear {
@@ -44,37 +43,13 @@ impl Method for Linear {
             weights.iter_mut().for_each(|weight| *weight /= sum);
             return Ok(Fit::new(move |block, out| {
                 let operands: Vec<&[R]> = (0..count).map(|i| block.branch(i)).collect();
-                mean(&weights, &operands, out);
+                combine::mix(&weights, &operands, out);
             }));
         }
         Ok(Fit::new(move |block, out| {
             let operands: Vec<&[R]> = (0..count).map(|i| block.branch(i)).collect();
             combine::weighted_sum(&weights, &operands, 1.0, out);
         }))
-    }
-}
-
-vectorised! {
-    /// x₀ + Σ w·(x − x₀) for weights that sum to 1: models that agree give exactly what they agree on.
-    fn mean<R: Number>(weights: &[f64], operands: &[&[R]], out: &mut [R]) {
-        let (weights, first, others) = (&weights[1..], operands[0], &operands[1..]);
-        for (number, out) in out.chunks_mut(LANES).enumerate() {
-            let start = group(first, number * LANES);
-            let mut sum = [0.0f64; LANES];
-            for (&weight, operand) in weights.iter().zip(others) {
-                let operand = group(operand, number * LANES);
-                for lane in 0..LANES {
-                    sum[lane] += weight * (operand[lane].to_f64() - start[lane].to_f64());
-                }
-            }
-            let mut mean = [R::ZERO; LANES];
-            for lane in 0..LANES {
-                let value = R::from_f64(start[lane].to_f64() + sum[lane]);
-                // Adding +0 to −0 would lose its sign.
-                mean[lane] = if sum[lane] == 0.0 { start[lane] } else { value };
-            }
-            put(&mean, out);
-        }
     }
 }
 

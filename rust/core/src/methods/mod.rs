@@ -1,10 +1,19 @@
 //! The merge methods: one file each, and the one list of them.
 
 mod arcee;
+mod breadcrumbs;
 mod dare;
+mod della;
+mod karcher;
 mod linear;
+mod model_stock;
+mod multislerp;
+mod nearswap;
+mod nuslerp;
 mod parameters;
 mod passthrough;
+mod ram;
+mod sce;
 mod slerp;
 mod task_arithmetic;
 mod ties;
@@ -12,14 +21,26 @@ mod ties;
 use crate::fit::method::AnyMethod;
 
 /// All methods, in the order in which people read them.
-static ALL: [&dyn AnyMethod; 8] = [
+static ALL: [&dyn AnyMethod; 20] = [
     &arcee::Arcee,
     &linear::Linear,
     &slerp::Slerp,
+    &nuslerp::NuSlerp,
+    &multislerp::MultiSlerp,
+    &karcher::Karcher,
     &task_arithmetic::TaskArithmetic,
     &ties::Ties,
     &dare::DareLinear,
     &dare::DareTies,
+    &della::DellaLinear,
+    &della::Della,
+    &breadcrumbs::Breadcrumbs,
+    &breadcrumbs::BreadcrumbsTies,
+    &sce::Sce,
+    &model_stock::ModelStock,
+    &ram::Ram,
+    &ram::RamPlus,
+    &nearswap::NearSwap,
     &passthrough::Passthrough,
 ];
 

@@ -42,3 +42,14 @@ pub(super) const fn normalize(default: bool) -> Parameter {
         help: "divide by the sum of the weights that count",
     }
 }
+
+/// Whether what is kept of a delta grows to the norm of the whole.
+pub(super) const fn rescale(default: bool) -> Parameter {
+    Parameter {
+        name: "rescale",
+        kind: Type::Flag,
+        default: Some(Value::Flag(default)),
+        per: Per::Global,
+        help: "grow what is kept of each delta to the L1 norm of the whole",
+    }
+}

@@ -14,7 +14,6 @@ static SPEC: Spec = Spec {
     formula: "y = scale·x",
     space: Space::Weights,
     grain: Grain::Element,
-    ranks: 0,
     base: Base::None,
     fewest: 1,
     most: Some(1),
@@ -29,6 +28,7 @@ static SPEC: Spec = Spec {
     differences: &[],
     check: |_| Ok(()),
     passes: |_, _| 1,
+    memory: |_, _| 0,
 };
 
 impl Method for Passthrough {

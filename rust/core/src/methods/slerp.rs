@@ -20,7 +20,6 @@ static SPEC: Spec = Spec {
               where |c| > 0.9995 it is b + t·(x − b)",
     space: Space::Weights,
     grain: Grain::Tensor,
-    ranks: 0,
     base: Base::First,
     fewest: 1,
     most: Some(1),
@@ -35,6 +34,7 @@ static SPEC: Spec = Spec {
     differences: &["norms and dot product are summed in f64, and the result is rounded once"],
     check: |_| Ok(()),
     passes: |_, _| 2,
+    memory: |_, _| 0,
 };
 
 impl Method for Slerp {

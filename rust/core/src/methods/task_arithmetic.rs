@@ -14,7 +14,6 @@ static SPEC: Spec = Spec {
     formula: "y = b + λ·Σ w·(x − b), divided by Σ w under normalize",
     space: Space::Delta,
     grain: Grain::Element,
-    ranks: 0,
     base: Base::Required,
     fewest: 1,
     most: None,
@@ -27,6 +26,7 @@ static SPEC: Spec = Spec {
     ],
     check: combine::check_weights,
     passes: |_, _| 1,
+    memory: |_, _| 0,
 };
 
 impl Method for TaskArithmetic {
@@ -36,7 +36,7 @@ impl Method for TaskArithmetic {
 
     fn fit<R: Number>(&self, tensor: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>> {
         combine::check_weights(parameters)?;
-        let combine = Combine::new(parameters, false);
+        let combine = Combine::new(parameters, Vote::None);
         let count = tensor.branches();
         Ok(Fit::new(move |block, out| {
             let deltas: Vec<&[R]> = (0..count).map(|i| block.branch(i)).collect();

@@ -1,8 +1,7 @@
 //! The private memory of a merge: known from threads, operands and the widest grain, never from the model's size.
 
 use crate::error::{Error, Kind};
-use crate::fit::method::Grain;
-use crate::fit::select;
+use crate::fit::method::{Extent, Grain};
 use crate::fit::tensor::{BLOCK, CHUNK, ROW_BLOCK};
 use crate::plan::expression::Expression;
 use crate::plan::plan::{Job, Work, shared};
@@ -75,24 +74,25 @@ fn worker(job: &Job, checkpoints: &[Checkpoint], io: Io) -> u64 {
     A_WORKER + values + chunk * job.dtype.bits() / 8 + buffers
 }
 
-/// What a tensor is counted in while it is fitted, by so many workers.
+/// What a tensor's fits take, shared by so many workers: of this merge and of those inside it, which stay.
 fn counted(job: &Job, workers: u64) -> u64 {
     let Work::Merge { expression, double } = &job.what else { return 0 };
-    let elements = job.elements();
-    // Factors of rows, in double precision while they are found.
-    let rows = grain(expression) == Grain::Row && job.row() > 1;
-    let factors = if rows { elements / job.row() * 3 * 8 } else { 0 };
-    // The widest keys hold a number and its order among equals.
-    factors + searches(expression, elements, 2 * width(*double), workers)
+    let extent = Extent {
+        elements: job.elements(),
+        row: job.row(),
+        columns: job.columns(),
+        branches: 0,
+        number: width(*double),
+        workers,
+    };
+    fits(expression, extent)
 }
 
-/// What searching for order statistics takes, in this merge and those inside it.
-fn searches(expression: &Expression, elements: u64, key: u64, workers: u64) -> u64 {
+fn fits(expression: &Expression, extent: Extent) -> u64 {
     let Expression::Merge(merge) = expression else { return 0 };
-    let (lanes, ranks) = (merge.branches.len() as u64, merge.method.spec().ranks);
-    let own = if ranks > 0 { select::memory(elements, lanes, ranks, key, workers) } else { 0 };
-    let inner = merge.operands.iter().map(|inner| searches(inner, elements, key, workers));
-    own.max(inner.max().unwrap_or(0))
+    let extent = Extent { branches: merge.branches.len() as u64, ..extent };
+    let own = (merge.method.spec().memory)(&merge.parameters, &extent);
+    own + merge.operands.iter().map(|inner| fits(inner, extent)).sum::<u64>()
 }
 
 fn width(double: bool) -> u64 {

@@ -41,6 +41,12 @@ impl Job {
         self.shape.last().copied().unwrap_or(1).max(1)
     }
 
+    /// How many elements share each place in its first dimension.
+    #[must_use]
+    pub fn columns(&self) -> u64 {
+        self.shape.iter().skip(1).product()
+    }
+
     /// The stored tensors that are read for it, and how often each.
     #[must_use]
     pub fn reads(&self) -> Vec<(StoredAt, u64)> {

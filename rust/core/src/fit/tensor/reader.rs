@@ -59,6 +59,12 @@ pub struct Row<'r, 'a, R> {
 }
 
 impl<R: Number> Row<'_, '_, R> {
+    /// How many elements it has.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.range.len() as u64
+    }
+
     /// Lets `each` see the row's blocks in order. A row that fits into one block is converted only once.
     pub fn sweep(&mut self, mut each: impl FnMut(&Block<'_, R>)) -> Result<()> {
         let stride = self.scratch.stride;

@@ -174,7 +174,7 @@ impl Reading {
         let same =
             base.as_ref().and_then(|base| listed.iter().position(|one| same(&one.model, base)));
         match (method.spec().base, base) {
-            (Base::None, None) => Some((None, 0, listed)),
+            (Base::None | Base::Optional, None) => Some((None, 0, listed)),
             (Base::None, Some(base)) => {
                 if same.is_none() {
                     let what =

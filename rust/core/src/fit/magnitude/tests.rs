@@ -12,7 +12,8 @@ fn keeps_exactly<R: Number>(dtype: Dtype, values: &[f64], share: f64) {
     let base = vec![0.0; values.len()];
     let room = Room::new(dtype, &[base, values.to_vec()], values.len());
     let tensor = room.tensor::<R>(Space::Delta, true, 2);
-    let cut = largest(&tensor, &[share]).expect("a cut")[0];
+    let quota = Quota::largest(share, values.len() as u64);
+    let cut = bands(&tensor, &[quota]).expect("a cut")[0];
     let values: Vec<R> = values.iter().map(|&value| R::from_f64(value)).collect();
     let mut kept = vec![R::ZERO; values.len()];
     cut.keep(tensor.streams[0], 0, &values, &mut kept);
@@ -53,4 +54,25 @@ fn what_a_sample_does_not_see_is_found() {
     let values: Vec<f64> = (0..elements).map(late).collect();
     keeps_exactly::<f32>(Dtype::F32, &values, 60.0 / elements as f64);
     keeps_exactly::<f64>(Dtype::F64, &values, 60.0 / elements as f64);
+}
+
+#[test]
+fn a_band_leaves_out_the_larger_ones() {
+    for elements in [7, 1000, 2 * CHUNK as usize + 77] {
+        let values: Vec<f64> = (0..elements).map(|e| ((e * 7919) % elements + 1) as f64).collect();
+        let room = Room::new(Dtype::F64, &[vec![0.0; elements], values.clone()], elements);
+        let tensor = room.tensor::<f64>(Space::Delta, true, 2);
+        for (kept, above) in [(1, 0), (elements / 3, 1), (elements / 2, elements / 10)] {
+            let quota = Quota { kept: kept as u64, above: above as u64 };
+            let band = bands(&tensor, &[quota]).expect("a band")[0];
+            let mut left = vec![0.0; elements];
+            band.keep(tensor.streams[0], 0, &values, &mut left);
+            // The numbers are 1 to the count of elements, each once.
+            let last = elements - above;
+            let expected = |value: f64| value > (last - kept) as f64 && value <= last as f64;
+            assert!(
+                values.iter().zip(&left).all(|(&value, &left)| (left != 0.0) == expected(value))
+            );
+        }
+    }
 }
