@@ -6,6 +6,7 @@ import branchmerge as bm
 result = bm.fuse("code", "science", "math", method="arcee", out="tiny")
 result = bm.merge("recipe.yml", out="merged", threads=8, memory="8GiB")
 plan = bm.plan("recipe.yml")
+merged = bm.fuse_tensors([a.state_dict(), b.state_dict()], base=c.state_dict(), method="ties", weight=[0.5, 0.5])
 bm.methods()["ties"].parameters
 bm.verify("tiny")
 ```
@@ -18,6 +19,7 @@ from branchmerge.merge.engine import VERSION as __version__  # noqa: N811
 from branchmerge.merge.functions import fuse, merge, methods, plan, verify
 from branchmerge.merge.results import Plan, Progress, Result, Verification
 from branchmerge.merge.specs import Method, Parameter
+from branchmerge.merge.tensors import fuse_tensors
 
 __all__ = [
     "BranchmergeError",
@@ -33,6 +35,7 @@ __all__ = [
     "Verification",
     "__version__",
     "fuse",
+    "fuse_tensors",
     "merge",
     "methods",
     "plan",

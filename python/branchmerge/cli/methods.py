@@ -69,6 +69,7 @@ def _branches(method: Method) -> str:
 
 def _base(method: Method) -> str:
     return {
+        "optional": "may be named: then the method works on what the branches changed, else on the models themselves",
         "required": "needed: the method works on what the branches changed",
         "first": "the first checkpoint, unless another of them is named",
         "none": "takes no part",

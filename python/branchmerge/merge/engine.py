@@ -27,6 +27,20 @@ def execute(
     return said
 
 
+def plan_lent(
+    recipe: Mapping[str, Any], options: Mapping[str, Any], checkpoints: list[tuple[str, list[Any]]]
+) -> tuple[_core.Plan, dict[str, Any]]:
+    """`plan` for checkpoints in memory: a label and the lent tensors of each."""
+    said, how = json.dumps(recipe, allow_nan=False), json.dumps(options, allow_nan=False)
+    handle = _core.plan_lent(said, how, checkpoints)
+    return handle, json.loads(handle.json())
+
+
+def fuse_lent(handle: _core.Plan, rooms: list[object], progress: Callable[[dict[str, Any]], object] | None) -> None:
+    """Carry a plan of `plan_lent` out into a buffer for each tensor."""
+    _core.fuse_lent(handle, rooms, _decoded(progress))
+
+
 def verify(directory: str, threads: int | None, progress: Callable[[dict[str, Any]], object] | None) -> dict[str, Any]:
     """Compare a result with its manifest, byte for byte."""
     said: dict[str, Any] = json.loads(_core.verify(directory, threads, _decoded(progress)))

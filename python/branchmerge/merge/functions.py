@@ -129,7 +129,7 @@ def verify(
     directory: str | os.PathLike[str], *, threads: int | None = None, progress: Report | None = None
 ) -> Verification:
     """Compare a result with its manifest, byte for byte; what differs stands in `.problems`, by name."""
-    said = engine.verify(_path(directory, "directory"), threads, _reporting(progress))
+    said = engine.verify(_path(directory, "directory"), threads, reporting(progress))
     problems = tuple(Problem.from_core({"class": "checkpoint", **one}) for one in said["problems"])
     return Verification(problems, said["tensors"], said["bytes"], said["seconds"])
 
@@ -166,9 +166,13 @@ def with_flags(recipe: Recipe, *, dtype: str | None, seed: int | None, allow: Ru
 def decide(recipe: Recipe, options: Options) -> Plan:
     """The plan of a recipe, its problems in the order of the file."""
     handle, said = engine.plan(recipe.content, options.for_engine())
+    return Plan.from_core(said, problems_of(recipe, said), handle)
+
+
+def problems_of(recipe: Recipe, said: Mapping[str, Any]) -> tuple[Problem, ...]:
+    """What is wrong with a recipe by itself and by its plan, in the order of the file."""
     found = [*recipe.problems, *(recipe.located(Problem.from_core(one)) for one in said["problems"])]
-    found.sort(key=lambda problem: (problem.line is None, problem.line or 0))
-    return Plan.from_core(said, tuple(found), handle)
+    return tuple(sorted(found, key=lambda problem: (problem.line is None, problem.line or 0)))
 
 
 def carry_out(decided: Plan, *, progress: Report | None = None) -> Result:
@@ -176,10 +180,11 @@ def carry_out(decided: Plan, *, progress: Report | None = None) -> Result:
     if decided.problems or decided.handle is None:
         raise from_problems(decided.problems)
     sidecars = {model_card.NAME: model_card.write(decided)}
-    return Result.from_core(engine.execute(decided.handle, sidecars, _reporting(progress)))
+    return Result.from_core(engine.execute(decided.handle, sidecars, reporting(progress)))
 
 
-def _reporting(progress: Report | None) -> Callable[[dict[str, Any]], object] | None:
+def reporting(progress: Report | None) -> Callable[[dict[str, Any]], object] | None:
+    """A caller's `progress` as the engine calls it."""
     if progress is None:
         return None
     return lambda said: progress(Progress.from_core(said))

@@ -54,7 +54,7 @@ class Method:
     grain: str
     branches: tuple[int, int | None]
     """The fewest and the most branches; `None` where there is no most."""
-    base: Literal["required", "none", "first"]
+    base: Literal["required", "optional", "none", "first"]
     """`first`: of the models listed, the first is the base unless another is named."""
     folds: bool
     """Whether more branches than it takes are fused from the right, one by one."""

@@ -261,7 +261,10 @@ impl Error {
     /// Names the file.
     #[must_use]
     pub fn path(mut self, path: &Path) -> Self {
-        self.path.get_or_insert_with(|| path.to_path_buf());
+        // What a host lends has none.
+        if !path.as_os_str().is_empty() {
+            self.path.get_or_insert_with(|| path.to_path_buf());
+        }
         self
     }
 

@@ -3,12 +3,14 @@
 mod describe;
 mod fuse;
 mod inputs;
+mod lent;
 mod manifest;
 mod memory;
 mod prepare;
 
 pub use describe::{describe, describe_error};
-pub use prepare::{Outline, prepare};
+pub use lent::{Receive, fuse_lent};
+pub use prepare::{Outline, prepare, prepare_lent};
 
 use std::cmp::Reverse;
 use std::sync::Mutex;
@@ -56,20 +58,12 @@ pub fn execute(
         return describe::result(plan, &manifest, None, seconds, peak.bytes());
     }
     let (output, claims) = Output::begin(target, &plan.layout, &run, plan.overwrite)?;
-    let work = Work {
-        plan,
-        output: &output,
-        team,
-        progress,
-        written: AtomicU64::new(0),
-        finished: Mutex::new((0..plan.jobs.len()).map(|_| None).collect()),
-    };
-    work.check_claims(claims)?;
+    let disk = Disk { plan, output: &output, written: AtomicU64::new(0) };
+    let work = Work::new(plan, &disk, team, progress);
+    work.keep(disk.agreeing(claims, team, progress)?);
     let resumed = Resumed::of(plan, &lock(&work.finished));
-    with_companion(|ended| work.keep_the_disk_busy(ended, &peak), || work.fuse_all())?;
-    let finished = work.finished.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let finished = finished.into_iter().collect::<Option<Vec<_>>>();
-    let finished = finished.ok_or(Kind::Internal { what: "a tensor was left out".into() })?;
+    with_companion(|ended| disk.keep_busy(ended, &peak), || work.fuse_all())?;
+    let finished = work.finished()?;
     let unread = inputs::hash_unread(plan, team, progress)?;
     progress.check()?;
     progress.begin(Phase::Syncing, 0, 0);
@@ -108,47 +102,123 @@ impl Resumed {
     }
 }
 
-/// A run at work.
-struct Work<'w> {
-    plan: &'w Plan,
-    output: &'w Output,
-    team: Team,
-    progress: &'w Progress,
-    written: AtomicU64,
-    /// What is done, in the order of the jobs.
-    finished: Mutex<Vec<Option<Finished>>>,
+/// Where the bytes of the tensors go.
+trait Sink: Sync {
+    /// Whether hashes of inputs and outputs are wanted.
+    fn hashes(&self) -> bool;
+    /// Takes some bytes of a job's tensor.
+    fn write(&self, at: usize, start: u64, bytes: &[u8]) -> Result<()>;
+    /// Is told of jobs that are whole.
+    fn done(&self, jobs: &[(usize, &Finished)]) -> Result<()>;
 }
 
-impl Work<'_> {
-    /// Hashes again what an earlier run claims to have written, and keeps what agrees.
-    fn check_claims(&self, claims: Vec<(usize, Finished)>) -> Result<()> {
-        let bytes = claims.iter().map(|&(at, _)| self.plan.layout.tensors[at].bytes).sum();
-        self.progress.begin(Phase::Checking, bytes, claims.len() as u64);
-        let agree = self.team.run(claims.len(), |index| {
-            let (at, claim) = &claims[index];
-            Ok(self.hash_written(*at)? == claim.hash
-                && fuse::inputs_of(self.plan, *at).len() == claim.inputs.len())
-        })?;
-        let kept = claims.into_iter().zip(agree).filter(|(_, agrees)| *agrees);
-        let mut finished = lock(&self.finished);
-        kept.for_each(|((at, claim), _)| finished[at] = Some(claim));
+/// The output's files.
+struct Disk<'w> {
+    plan: &'w Plan,
+    output: &'w Output,
+    written: AtomicU64,
+}
+
+impl Sink for Disk<'_> {
+    fn hashes(&self) -> bool {
+        true
+    }
+
+    fn write(&self, at: usize, start: u64, bytes: &[u8]) -> Result<()> {
+        let placed = &self.plan.layout.tensors[at];
+        self.output.write_at(placed.file, placed.offset + start, bytes)?;
+        self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 
-    fn hash_written(&self, at: usize) -> Result<Hash> {
+    fn done(&self, jobs: &[(usize, &Finished)]) -> Result<()> {
+        let named = jobs.iter().map(|&(at, finished)| (&*self.plan.jobs[at].name, finished));
+        self.output.record(&named.collect::<Vec<_>>())
+    }
+}
+
+impl Disk<'_> {
+    /// Of what an earlier run claims to have written, what agrees when it is hashed again.
+    fn agreeing(
+        &self,
+        claims: Vec<(usize, Finished)>,
+        team: Team,
+        progress: &Progress,
+    ) -> Result<Vec<(usize, Finished)>> {
+        let bytes = claims.iter().map(|&(at, _)| self.plan.layout.tensors[at].bytes).sum();
+        progress.begin(Phase::Checking, bytes, claims.len() as u64);
+        let agree = team.run(claims.len(), |index| {
+            let (at, claim) = &claims[index];
+            Ok(self.hash_written(*at, progress)? == claim.hash
+                && fuse::inputs_of(self.plan, *at).len() == claim.inputs.len())
+        })?;
+        let kept = claims.into_iter().zip(agree).filter(|(_, agrees)| *agrees);
+        Ok(kept.map(|(claim, _)| claim).collect())
+    }
+
+    fn hash_written(&self, at: usize, progress: &Progress) -> Result<Hash> {
         const PART: u64 = 1 << 20;
         let placed = &self.plan.layout.tensors[at];
         let mut buffer = Vec::new();
         let mut parts = Vec::new();
         for start in (0..placed.bytes).step_by(PART as usize) {
-            self.progress.check()?;
+            progress.check()?;
             buffer.resize(PART.min(placed.bytes - start) as usize, 0);
             self.output.read_at(placed.file, placed.offset + start, &mut buffer)?;
             parts.push(tree_hash::part(&buffer, start, placed.bytes));
-            self.progress.add_bytes(buffer.len() as u64);
+            progress.add_bytes(buffer.len() as u64);
         }
-        self.progress.add_tensor();
+        progress.add_tensor();
         Ok(tree_hash::join(&parts))
+    }
+
+    /// Beside the workers: lets the disk write while they compute, and watches the memory.
+    fn keep_busy(&self, ended: &AtomicBool, peak: &memory::Peak) {
+        let mut synced = 0;
+        while !ended.load(Ordering::Acquire) {
+            peak.look();
+            let written = self.written.load(Ordering::Relaxed);
+            if written - synced < UNSYNCED {
+                std::thread::park_timeout(LOOK);
+                continue;
+            }
+            synced = written;
+            // A failed sync is remembered, and ends the run when it publishes.
+            if self.output.sync().is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// A run at work.
+struct Work<'w> {
+    plan: &'w Plan,
+    sink: &'w dyn Sink,
+    team: Team,
+    progress: &'w Progress,
+    /// What is done, in the order of the jobs.
+    finished: Mutex<Vec<Option<Finished>>>,
+}
+
+impl<'w> Work<'w> {
+    fn new(plan: &'w Plan, sink: &'w dyn Sink, team: Team, progress: &'w Progress) -> Self {
+        let finished = Mutex::new((0..plan.jobs.len()).map(|_| None).collect());
+        Self { plan, sink, team, progress, finished }
+    }
+
+    /// Takes jobs for done.
+    fn keep(&self, done: Vec<(usize, Finished)>) {
+        let mut finished = lock(&self.finished);
+        done.into_iter().for_each(|(at, one)| finished[at] = Some(one));
+    }
+
+    /// All that is done, which must be all there is.
+    fn finished(self) -> Result<Vec<Finished>> {
+        let finished =
+            self.finished.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let finished = finished.into_iter().collect::<Option<Vec<_>>>();
+        finished.ok_or_else(|| Kind::Internal { what: "a tensor was left out".into() }.into())
     }
 
     /// Fuses what is not yet done: giant tensors by all workers together, then the others a worker each, large ones
@@ -162,7 +232,7 @@ impl Work<'_> {
         left.sort_by_key(|&at| Reverse(elements(at)));
         let giants = left.partition_point(|&at| shared(elements(at), all, self.team.threads()));
         for &at in &left[..giants] {
-            self.done(&[at], vec![fuse::fuse(self, at, self.team)?])?;
+            self.done(vec![(at, fuse::fuse(self, at, self.team)?)])?;
         }
         let mut handfuls: Vec<&[usize]> = Vec::new();
         let mut rest = &left[giants..];
@@ -179,8 +249,8 @@ impl Work<'_> {
             rest = others;
         }
         let fuse = |index: usize| {
-            let fuse = |&at: &usize| fuse::fuse(self, at, Team::solo());
-            self.done(handfuls[index], handfuls[index].iter().map(fuse).collect::<Result<_>>()?)
+            let fuse = |&at: &usize| Ok((at, fuse::fuse(self, at, Team::solo())?));
+            self.done(handfuls[index].iter().map(fuse).collect::<Result<_>>()?)
         };
         self.team.run(handfuls.len(), fuse).map(drop)
     }
@@ -195,31 +265,11 @@ impl Work<'_> {
         left
     }
 
-    fn done(&self, places: &[usize], finished: Vec<Finished>) -> Result<()> {
-        let name = |&at: &usize| &*self.plan.jobs[at].name;
-        let named: Vec<_> = places.iter().map(name).zip(&finished).collect();
-        self.output.record(&named)?;
-        let mut all = lock(&self.finished);
-        places.iter().zip(finished).for_each(|(&at, one)| all[at] = Some(one));
+    fn done(&self, done: Vec<(usize, Finished)>) -> Result<()> {
+        let jobs: Vec<_> = done.iter().map(|(at, finished)| (*at, finished)).collect();
+        self.sink.done(&jobs)?;
+        self.keep(done);
         Ok(())
-    }
-
-    /// Beside the workers: lets the disk write while they compute, and watches the memory.
-    fn keep_the_disk_busy(&self, ended: &AtomicBool, peak: &memory::Peak) {
-        let mut synced = 0;
-        while !ended.load(Ordering::Acquire) {
-            peak.look();
-            let written = self.written.load(Ordering::Relaxed);
-            if written - synced < UNSYNCED {
-                std::thread::park_timeout(LOOK);
-                continue;
-            }
-            synced = written;
-            // A failed sync is remembered, and ends the run when it publishes.
-            if self.output.sync().is_err() {
-                return;
-            }
-        }
     }
 }
 

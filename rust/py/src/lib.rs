@@ -1,5 +1,7 @@
 //! branchmerge._core: a few functions, JSON in and out, the GIL released while the engine works.
 
+mod buffers;
+
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -7,6 +9,8 @@ use std::time::{Duration, Instant};
 use branchmerge_core::error::{Error, Result};
 use branchmerge_core::execute::{self, Outline};
 use branchmerge_core::parallel::{self, Progress, Team};
+use branchmerge_core::read::checkpoint::Checkpoint;
+use branchmerge_core::read::dtype::Dtype;
 use branchmerge_core::{methods, plan, read};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -31,6 +35,12 @@ impl Plan {
     /// The plan as JSON.
     fn json(&self) -> String {
         execute::describe(&self.outline).to_string()
+    }
+
+    /// Name, dtype and shape of each tensor of the result, in the order of the work.
+    fn tensors(&self) -> Vec<(String, &'static str, Vec<u64>)> {
+        let jobs = self.outline.planned().map_or(&[][..], |plan| &plan.jobs);
+        jobs.iter().map(|job| (job.name.to_string(), job.dtype.name(), job.shape.clone())).collect()
     }
 }
 
@@ -62,6 +72,51 @@ fn execute_plan(
         .collect::<PyResult<_>>()?;
     files.sort();
     detached(py, progress, |progress| execute::execute(&plan.outline, &files, progress))
+}
+
+/// A tensor as Python lends it: name, dtype, shape and a buffer of its bytes.
+type LentTensor<'py> = (String, String, Vec<u64>, Bound<'py, PyAny>);
+
+/// [`make_plan`] for checkpoints that are lent: a label and the tensors of each.
+#[pyfunction]
+fn plan_lent(
+    py: Python<'_>,
+    recipe: &str,
+    options: &str,
+    checkpoints: Vec<(String, Vec<LentTensor<'_>>)>,
+) -> PyResult<Plan> {
+    let mut lent = Vec::new();
+    for (label, tensors) in checkpoints {
+        let mut found = Vec::with_capacity(tensors.len());
+        for (name, dtype, shape, bytes) in tensors {
+            let dtype = Dtype::from_name(&dtype)
+                .ok_or_else(|| PyValueError::new_err(format!("unknown dtype {dtype}")))?;
+            found.push((name, dtype, shape, buffers::lent(&bytes)?));
+        }
+        lent.push((label, found));
+    }
+    let outline = detached(py, None, |_| {
+        let recipe = read::json::parse(recipe.as_bytes(), "the recipe", LARGEST)?;
+        let options =
+            plan::Options::parse(&read::json::parse(options.as_bytes(), "the options", LARGEST)?)?;
+        let checkpoints =
+            lent.into_iter().map(|(label, tensors)| Checkpoint::lent(&label, tensors));
+        Ok(execute::prepare_lent(&recipe, checkpoints.collect::<Result<_>>()?, &options))
+    })?;
+    Ok(Plan { outline })
+}
+
+/// Carries a plan of lent checkpoints out, into a buffer for each of the plan's tensors.
+#[pyfunction]
+#[pyo3(signature = (plan, rooms, progress))]
+fn fuse_lent(
+    py: Python<'_>,
+    plan: &Plan,
+    rooms: Vec<Bound<'_, PyAny>>,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<()> {
+    let rooms = rooms.iter().map(buffers::room).collect::<PyResult<Vec<_>>>()?;
+    detached(py, progress, |progress| execute::fuse_lent(&plan.outline, rooms, progress))
 }
 
 /// Compares a result with its manifest; returns what differs as JSON.
@@ -165,6 +220,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Plan>()?;
     module.add_function(wrap_pyfunction!(make_plan, module)?)?;
     module.add_function(wrap_pyfunction!(execute_plan, module)?)?;
+    module.add_function(wrap_pyfunction!(plan_lent, module)?)?;
+    module.add_function(wrap_pyfunction!(fuse_lent, module)?)?;
     module.add_function(wrap_pyfunction!(verify, module)?)?;
     module.add_function(wrap_pyfunction!(list_methods, module)?)
 }

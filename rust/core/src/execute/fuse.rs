@@ -1,7 +1,6 @@
 //! One tensor: fitted, evaluated chunk by chunk, encoded, written and hashed; what it was made of is hashed on the way.
 
 use std::ops::Range;
-use std::sync::atomic::Ordering;
 
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
@@ -14,7 +13,6 @@ use crate::fit::random::Stream;
 use crate::fit::tensor::{BLOCK, Context, Leaf, Operand, Reader, Tensor};
 use crate::parallel::Team;
 use crate::plan::expression::{Expression, Merge, StoredAt};
-use crate::plan::layout::Placed;
 use crate::plan::plan::{self, Job, Plan};
 use crate::read::header::Stored;
 use crate::read::source::Source;
@@ -26,15 +24,11 @@ const COPY: u64 = 1 << 20;
 
 /// Makes one tensor of the output.
 pub(super) fn fuse(work: &Work<'_>, at: usize, team: Team) -> Result<Finished> {
-    let (job, placed) = (&work.plan.jobs[at], &work.plan.layout.tensors[at]);
+    let job = &work.plan.jobs[at];
     let finished = match &job.what {
-        plan::Work::Copy { inputs } => copy(work, job, placed, inputs, team),
-        plan::Work::Merge { expression, double: false } => {
-            merge::<f32>(work, job, placed, expression, team)
-        }
-        plan::Work::Merge { expression, double: true } => {
-            merge::<f64>(work, job, placed, expression, team)
-        }
+        plan::Work::Copy { inputs } => copy(work, at, inputs, team),
+        plan::Work::Merge { expression, double: false } => merge::<f32>(work, at, expression, team),
+        plan::Work::Merge { expression, double: true } => merge::<f64>(work, at, expression, team),
     };
     work.progress.add_tensor();
     finished.map_err(|error| error.tensor(&*job.name))
@@ -76,18 +70,20 @@ struct Stretch {
 
 fn merge<R: Fitted>(
     work: &Work<'_>,
-    job: &Job,
-    placed: &Placed,
+    at: usize,
     expression: &Expression,
     team: Team,
 ) -> Result<Finished> {
+    let job = &work.plan.jobs[at];
     let build = Build { work, job, team };
     let Expression::Merge(root) = expression else {
         let what = "a plan's merge is a stored tensor".into();
         return Err(Kind::Internal { what }.into());
     };
     let mut found = Vec::new();
-    collect(expression, &mut found);
+    if work.sink.hashes() {
+        collect(expression, &mut found);
+    }
     let node: Node<'_, R> = build.node(root, &mut Vec::new())?;
     let leaves = node.tensor.leaves();
     // Which leaf shows each distinct input whole; one that the output does not cover is hashed apart.
@@ -112,7 +108,7 @@ fn merge<R: Fitted>(
     let count = chunks.div_ceil(share) as usize;
     let stretches = team.run(count, |index| {
         let first = index as u64 * share;
-        stretch(work, job, placed, &node, &whole, first..chunks.min(first + share))
+        stretch(work, at, &node, &whole, first..chunks.min(first + share))
     })?;
     let mut tally = Tally::default();
     let mut output = Vec::new();
@@ -139,12 +135,12 @@ fn merge<R: Fitted>(
 /// Makes, writes and hashes some neighbouring chunks.
 fn stretch<R: Fitted>(
     work: &Work<'_>,
-    job: &Job,
-    placed: &Placed,
+    at: usize,
     node: &Node<'_, R>,
     whole: &[Option<usize>],
     chunks: Range<u64>,
 ) -> Result<Stretch> {
+    let job = &work.plan.jobs[at];
     let size = job.dtype.bits() / 8;
     let mut reader = Reader::new(&node.tensor, BLOCK);
     let (mut merged, mut bytes) = (Vec::new(), Vec::new());
@@ -175,10 +171,11 @@ fn stretch<R: Fitted>(
             Ok(whole.iter().position(same).and_then(|input| done.inputs[input].last().copied()))
         })?;
         let start = range.start * size;
-        let part = same.unwrap_or_else(|| tree_hash::part(&bytes, start, placed.bytes));
-        done.output.push(part);
-        work.output.write_at(placed.file, placed.offset + start, &bytes)?;
-        work.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if work.sink.hashes() {
+            let whole = node.tensor.elements * size;
+            done.output.push(same.unwrap_or_else(|| tree_hash::part(&bytes, start, whole)));
+        }
+        work.sink.write(at, start, &bytes)?;
         work.progress.add_bytes(bytes.len() as u64);
     }
     Ok(done)
@@ -270,17 +267,12 @@ fn as_json(told: &Value) -> Result<Box<RawValue>> {
 }
 
 /// Copies a tensor that is not computed with, once all inputs are seen to hold the same bytes.
-fn copy(
-    work: &Work<'_>,
-    job: &Job,
-    placed: &Placed,
-    inputs: &[StoredAt],
-    team: Team,
-) -> Result<Finished> {
-    let count = placed.bytes.div_ceil(COPY) as usize;
+fn copy(work: &Work<'_>, at: usize, inputs: &[StoredAt], team: Team) -> Result<Finished> {
+    let (job, whole) = (&work.plan.jobs[at], work.plan.layout.tensors[at].bytes);
+    let count = whole.div_ceil(COPY) as usize;
     let parts = team.run(count, |index| {
         work.progress.check()?;
-        let range = index as u64 * COPY..placed.bytes.min((index as u64 + 1) * COPY);
+        let range = index as u64 * COPY..whole.min((index as u64 + 1) * COPY);
         let (mut first, mut other) = (Vec::new(), Vec::new());
         let (source, bytes) = read(work.plan, &inputs[0], range.clone(), &mut first)?;
         for input in &inputs[1..] {
@@ -294,10 +286,9 @@ fn copy(
                 return Err(Error::from(kind).branch(&work.plan.labels[input.input]));
             }
         }
-        work.output.write_at(placed.file, placed.offset + range.start, bytes)?;
-        let part = tree_hash::part(bytes, range.start, placed.bytes);
+        work.sink.write(at, range.start, bytes)?;
+        let part = tree_hash::part(bytes, range.start, whole);
         source.intact()?;
-        work.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         work.progress.add_bytes(bytes.len() as u64);
         Ok(part)
     })?;

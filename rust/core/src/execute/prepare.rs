@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::parallel::{Phase, Progress, Team};
 use crate::plan::plan::Plan;
 use crate::plan::{self, Options};
+use crate::read::checkpoint::Checkpoint;
 use crate::write::manifest::room_for;
 use crate::write::output::{check_target, free_bytes};
 use crate::write::verify::{is_whole, verify};
@@ -80,6 +81,13 @@ pub fn prepare(recipe: &Value, options: &Options) -> Outline {
         Err(error) => prepared.outline.problems.push(error),
     }
     prepared
+}
+
+/// Decides everything about a merge of checkpoints that a host lends; the recipe names them by their labels.
+#[must_use]
+pub fn prepare_lent(recipe: &Value, lent: Vec<Checkpoint>, options: &Options) -> Outline {
+    let outline = plan::plan_lent(recipe, lent, options);
+    Outline { outline, out: None, free: None, state: State::New }
 }
 
 fn partial(target: &Path) -> PathBuf {

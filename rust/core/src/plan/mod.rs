@@ -123,6 +123,28 @@ pub fn plan(said: &Value, options: &Options) -> Outline {
     outline
 }
 
+/// Decides everything about a merge of checkpoints that a host lends; the recipe names them by their labels.
+#[must_use]
+pub fn plan_lent(said: &Value, lent: Vec<Checkpoint>, options: &Options) -> Outline {
+    let labels: Vec<String> = lent.iter().map(|checkpoint| checkpoint.label.clone()).collect();
+    let by_path = labels.iter().map(PathBuf::from).zip(0..).collect::<BTreeMap<_, _>>();
+    let mut outline = Outline::default();
+    for (at, path) in recipe::checkpoints_said(said) {
+        if !by_path.contains_key(&path) {
+            let known = labels.iter().map(String::as_str);
+            outline.problems.push(Error::unknown("model", &path.to_string_lossy(), known).at(&at));
+        }
+    }
+    let recipe = Recipe::parse(said).map_err(|problems| outline.problems.extend(problems)).ok();
+    if let Some(recipe) = recipe.filter(|_| outline.problems.is_empty()) {
+        match compose::plan(&recipe, Inputs { checkpoints: lent, labels, by_path }, options) {
+            Ok(plan) => outline.plan = Some(plan),
+            Err(problems) => outline.problems = problems,
+        }
+    }
+    outline
+}
+
 fn open_all(mentioned: &[(String, PathBuf)], io: Io, problems: &mut Vec<Error>) -> Inputs {
     let mut inputs =
         Inputs { checkpoints: Vec::new(), labels: Vec::new(), by_path: BTreeMap::new() };

@@ -11,8 +11,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result, shown};
+use crate::read::dtype::Dtype;
 use crate::read::header::{Stored, read_header};
-use crate::read::source::{Io, Source};
+use crate::read::source::{Io, Lent, Source};
 
 pub use small::{CONFIG_CAP, LARGEST_SMALL};
 
@@ -61,6 +62,34 @@ impl Checkpoint {
             named.file_name().map_or("root".into(), |name| name.to_string_lossy().into_owned());
         let (files, tensors) = read_all(&directory, &names, expected.as_ref(), io)?;
         Ok(Self { label, directory, files, tensors, bare: !look.is_dir() })
+    }
+
+    /// Tensors that a host lends, each with its name, dtype, shape and bytes.
+    ///
+    /// # Errors
+    /// All whose bytes are not as many as dtype and shape say.
+    pub fn lent(label: &str, lent: Vec<(String, Dtype, Vec<u64>, Lent)>) -> Result<Self> {
+        let (mut files, mut tensors) = (Vec::new(), BTreeMap::new());
+        let mut problems = Problems::default();
+        for (name, dtype, shape, bytes) in lent {
+            let source = Source::lent(bytes);
+            let elements = shape.iter().try_fold(1u64, |all, &size| all.checked_mul(size));
+            let expected = elements.and_then(|elements| dtype.bytes_for(elements));
+            if expected != Some(source.len()) {
+                let found = format!("{} bytes", source.len());
+                let what = format!(
+                    "it has {found}, dtype {} and shape {shape:?} say otherwise",
+                    dtype.name()
+                );
+                problems.push(Error::malformed(what).tensor(name));
+                continue;
+            }
+            let stored = Stored { dtype, shape, file: files.len(), range: 0..source.len() };
+            files.push(source);
+            tensors.insert(name, stored);
+        }
+        problems.none(Path::new(label))?;
+        Ok(Self { label: label.into(), directory: PathBuf::new(), files, tensors, bare: true })
     }
 
     /// That no weight file has changed since it was opened.

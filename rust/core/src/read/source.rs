@@ -1,4 +1,5 @@
-//! The bytes of one file of an input: mapped, or read at positions. The same bytes either way.
+//! The bytes of one file of an input: mapped, or read at positions; or those of one tensor that a host lends. The same
+//! bytes any way.
 //!
 //! Only regular files are opened: a FIFO or a device under the name of a shard must neither hang nor flood a run. A file
 //! that shrinks, vanishes or cannot be read is an error that names it, under a map too (see [`LostPages`]).
@@ -12,6 +13,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::{Mmap, MmapOptions};
 use serde::{Deserialize, Serialize};
@@ -55,15 +57,16 @@ impl Identity {
     }
 }
 
-/// A regular file, open for reading.
-#[derive(Debug)]
+/// Bytes of somebody else that do not move or change while they are lent.
+pub type Lent = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// A regular file, open for reading, or bytes that are lent.
 pub struct Source {
     path: PathBuf,
     identity: Identity,
     content: Content,
 }
 
-#[derive(Debug)]
 enum Content {
     /// Dropped in this order: a map that is gone is no longer watched.
     Mapped {
@@ -71,6 +74,13 @@ enum Content {
         map: Mmap,
     },
     Opened(File),
+    Lent(Lent),
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} ({} bytes)", self.path.display(), self.len())
+    }
 }
 
 impl Source {
@@ -94,7 +104,15 @@ impl Source {
         Ok(Self { path: path.to_path_buf(), identity, content })
     }
 
-    /// Where it is.
+    /// Bytes that are lent: they have no path.
+    #[must_use]
+    pub fn lent(bytes: Lent) -> Self {
+        let length = (*bytes).as_ref().len() as u64;
+        let identity = Identity { bytes: length, modified_ns: 0, inode: 0, device: 0 };
+        Self { path: PathBuf::new(), identity, content: Content::Lent(bytes) }
+    }
+
+    /// Where it is; empty for bytes that are lent.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -127,6 +145,10 @@ impl Source {
                 Ok(&map[within])
             }
             Content::Opened(file) => self.read(file, range.start, within.len(), buffer),
+            Content::Lent(bytes) => {
+                let bytes = (**bytes).as_ref().get(within);
+                bytes.ok_or_else(|| Error::malformed("what was lent is shorter now"))
+            }
         }
     }
 
@@ -146,6 +168,9 @@ impl Source {
     /// # Errors
     /// `Changed` with what differs; `Os` where that cannot be told.
     pub fn unchanged(&self) -> Result<()> {
+        if matches!(self.content, Content::Lent(_)) {
+            return Ok(());
+        }
         let changed = |what: String| Error::from(Kind::Changed { what }).path(&self.path);
         let now = match fs::metadata(&self.path) {
             Ok(metadata) => Identity::of(&metadata),
