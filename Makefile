@@ -7,7 +7,7 @@ SOURCES := $(shell find rust python -name '*.rs' -o -name '*.toml' -o -name '*.p
 	Cargo.toml Cargo.lock pyproject.toml README.md
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-rust test-python lint build bench pins clean
+.PHONY: demo test test-rust test-python lint build bench docs pins clean
 
 demo: build
 	$(BIN)/branchmerge demo demo
@@ -51,6 +51,10 @@ bench: build
 	$(BIN)/maturin build --quiet --release --locked --interpreter $(BIN)/python --out .make/wheels
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --force-reinstall .make/wheels/*.whl
 	@touch $@
+
+# The document that is made from the methods' specs.
+docs: build
+	$(BIN)/branchmerge methods --markdown > docs/methods.md
 
 # Raises the pins to the newest versions; once a month, in a commit of its own.
 pins:

@@ -63,6 +63,17 @@ class Method:
     differences: tuple[str, ...]
     """Where it differs from mergekit's method of the same name."""
     parameters: dict[str, Parameter]
+    detail: str
+    """A second sentence, after what it does."""
+    when: str
+    """When to use it."""
+    avoid: str
+    """When not."""
+    example: dict[str, Any]
+    """The parameters of the worked example on its page."""
+    cost: dict[str, int]
+    """With usual parameters, two branches, a matrix of 4096 by 4096 and one worker: `passes`, how often the branches
+    are read, and `memory`, the bytes that the method takes besides what is read."""
 
     @classmethod
     def from_core(cls, said: Mapping[str, Any]) -> Method:
@@ -82,6 +93,11 @@ class Method:
             bits=said.get("bits") or "everywhere",
             differences=tuple(said.get("differences") or ()),
             parameters={parameter.name: parameter for parameter in parameters},
+            detail=said.get("detail") or "",
+            when=said.get("when") or "",
+            avoid=said.get("avoid") or "",
+            example=dict(said.get("example") or {}),
+            cost=dict(said.get("cost") or {}),
         )
 
 

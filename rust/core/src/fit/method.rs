@@ -201,6 +201,19 @@ impl Extent {
     }
 }
 
+/// What a user should know before choosing a method.
+#[derive(Debug)]
+pub struct Guide {
+    /// A second sentence, after what it does.
+    pub detail: &'static str,
+    /// When to use it.
+    pub when: &'static str,
+    /// When not.
+    pub avoid: &'static str,
+    /// The parameters of its worked example, as JSON.
+    pub example: &'static str,
+}
+
 /// All that a method says of itself: the plan's checks, the command line's help and the documentation read it.
 #[derive(Debug)]
 pub struct Spec {
@@ -214,6 +227,8 @@ pub struct Spec {
     pub paper: &'static str,
     /// What it computes, as plain text.
     pub formula: &'static str,
+    /// When to use it.
+    pub guide: Guide,
     /// What it works on.
     pub space: Space,
     /// How much decides about one element.
@@ -254,8 +269,35 @@ impl Spec {
             "formula": self.formula, "space": word(&self.space), "grain": word(&self.grain),
             "base": word(&self.base), "branches": [self.fewest, self.most], "folds": self.folds,
             "bits": "everywhere", "differences": self.differences,
+            "detail": self.guide.detail, "when": self.guide.when, "avoid": self.guide.avoid,
+            "example": serde_json::from_str::<serde_json::Value>(self.guide.example).unwrap_or_default(),
+            "cost": self.cost(),
             "parameters": self.parameters.iter().map(Parameter::describe).collect::<Vec<_>>(),
         })
+    }
+
+    /// What it costs with the parameters of its example, for a matrix of 4096 × 4096 bfloat16 elements and one worker:
+    /// how often the branches are read, and the bytes of memory that its fit takes.
+    fn cost(&self) -> serde_json::Value {
+        let branches = self.fewest.max(2).min(self.most.unwrap_or(2));
+        let mut parameters = self.defaults(branches);
+        for parameter in self.parameters {
+            let said = match (parameter.name, parameter.default) {
+                ("density" | "select_topk", _) => Value::Number(0.5),
+                (_, None) => Value::Number(0.5),
+                _ => continue,
+            };
+            parameters.global.insert(parameter.name, said);
+            for branch in &mut parameters.branches {
+                branch.insert(parameter.name, said);
+            }
+        }
+        let (row, number) = (4096, 4);
+        let elements = row * row;
+        let extent =
+            Extent { elements, row, columns: row, branches: branches as u64, number, workers: 1 };
+        let passes = (self.passes)(&parameters, elements);
+        serde_json::json!({ "passes": passes, "memory": (self.memory)(&parameters, &extent) })
     }
 
     /// Every parameter at its default, for so many branches; those that must be said are left out.

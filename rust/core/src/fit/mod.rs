@@ -30,8 +30,8 @@ pub mod prelude {
     pub use crate::fit::magnitude::{Quota, bands};
     pub use crate::fit::marks::Marks;
     pub use crate::fit::method::{
-        Base, Extent, Figures, Fit, Grain, Kernel, Method, Parameter, Parameters, Per, Space, Spec,
-        Type, Value,
+        Base, Extent, Figures, Fit, Grain, Guide, Kernel, Method, Parameter, Parameters, Per,
+        Space, Spec, Type, Value,
     };
     pub use crate::fit::mixture::Mixture;
     pub use crate::fit::number::{self, Key, Number};

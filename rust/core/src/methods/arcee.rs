@@ -13,6 +13,12 @@ static SPEC: Spec = Spec {
     paper: "Arcee Fusion as in TinyR1, arXiv 2503.04872, and its released repository",
     formula: "K = KL(softmax(x row) ‖ softmax(b row)); I = |x − b|·K; T = median + threshold·(Q3 − Q1) of I over the tensor; \
               y = x where I ≥ T, else b",
+    guide: Guide {
+        detail: "An element's importance is how far it moved times how much its row's softmax diverged; what reaches the median plus 1.5 quartile ranges is taken.",
+        when: "the base branch should stay what it is and gain from another branch of the same parent; most of its elements remain its own",
+        avoid: "branches should count alike: the order decides. If most elements are equal the threshold is 0 (`quartiles: changed`)",
+        example: "{}",
+    },
     space: Space::Weights,
     grain: Grain::Row,
     base: Base::First,

@@ -39,6 +39,12 @@ static PLAIN: Spec = Spec {
     paper: PAPER,
     formula: "of |x − b| in ascending order, d keeps ⌊density·n⌋ from max(0, n − ⌊density·n⌋ − ⌊gamma·n⌋) on, all where \
               density is 1, times Σ|x − b|/Σ|d| under rescale; y = b + λ·Σ w·d, divided by Σ w under normalize",
+    guide: Guide {
+        detail: "The largest changes are taken for outliers, the smallest for noise.",
+        when: "many branches, or branches with a few wild elements",
+        avoid: "the largest changes are the skill itself, as after short reinforcement learning",
+        example: "{\"weight\": [0.5, 0.5], \"density\": 0.5, \"gamma\": 0.25}",
+    },
     space: Space::Delta,
     grain: Grain::Tensor,
     base: Base::Required,
@@ -59,6 +65,12 @@ static TIES: Spec = Spec {
     paper: PAPER,
     formula: "d as in breadcrumbs; s = sign of Σ w·d (+ where it is 0); \
               y = b + λ·Σ w·d over sign(w·d) = s, divided by their Σ w under normalize",
+    guide: Guide {
+        detail: "The largest changes are taken for outliers, the smallest for noise, and what contradicts the majority cancels no longer.",
+        when: "many branches with a few wild elements that interfere",
+        avoid: "the largest changes are the skill itself, as after short reinforcement learning",
+        example: "{\"weight\": [0.5, 0.5], \"density\": 0.5, \"gamma\": 0.25}",
+    },
     space: Space::Delta,
     grain: Grain::Tensor,
     base: Base::Required,

@@ -45,6 +45,12 @@ static LINEAR: Spec = Spec {
     sentence: "drops elements of every delta at random, rescales the rest, and adds them to the base",
     paper: PAPER,
     formula: "d = r·m·(x − b), m drawn with probability density, r by rescale; y = b + λ·Σ w·d, divided by Σ w under normalize",
+    guide: Guide {
+        detail: "Deltas are so redundant that a random part of them, scaled up, does the work of the whole.",
+        when: "many branches of one base with small deltas, to lower their interference",
+        avoid: "deltas are large or reasoning is at stake: it was below its host method at 7B",
+        example: "{\"weight\": [0.5, 0.5], \"density\": 0.5}",
+    },
     space: Space::Delta,
     grain: Grain::Element,
     base: Base::Required,
@@ -65,6 +71,12 @@ static TIES: Spec = Spec {
     paper: PAPER,
     formula: "d = r·m·(x − b), m drawn with probability density, r by rescale; s = sign of Σ w·d (+ where it is 0); \
               y = b + λ·Σ w·d over sign(w·d) = s, divided by their Σ w under normalize",
+    guide: Guide {
+        detail: "Thinned deltas collide less, and what still contradicts the majority is left out.",
+        when: "many branches of one base that interfere",
+        avoid: "deltas are large or reasoning is at stake: it was far below plain methods on GPQA",
+        example: "{\"weight\": [0.5, 0.5], \"density\": 0.5}",
+    },
     space: Space::Delta,
     grain: Grain::Element,
     base: Base::Required,

@@ -40,6 +40,12 @@ static LINEAR: Spec = Spec {
     formula: "k = rank of |x − b| in its row, 1 to n; d = r·m·(x − b), m drawn with probability \
               density − ε + 2ε·(k − 1)/(n − 1), r = Σ|x − b|/Σ|m·(x − b)| under rescale; \
               y = b + λ·Σ w·d, divided by Σ w under normalize",
+    guide: Guide {
+        detail: "The odds rise in a straight line from density − epsilon for the smallest of a row to density + epsilon for the largest.",
+        when: "as dare_linear, where large changes should rather survive",
+        avoid: "as dare_linear: what is random costs quality where deltas are large",
+        example: "{\"weight\": [0.5, 0.5], \"density\": 0.5}",
+    },
     space: Space::Delta,
     grain: Grain::Row,
     base: Base::Required,
@@ -60,6 +66,12 @@ static TIES: Spec = Spec {
     paper: PAPER,
     formula: "d as in della_linear; s = sign of Σ w·d (+ where it is 0); \
               y = b + λ·Σ w·d over sign(w·d) = s, divided by their Σ w under normalize",
+    guide: Guide {
+        detail: "The odds rise in a straight line from density − epsilon for the smallest of a row to density + epsilon for the largest.",
+        when: "as dare_ties, where large changes should rather survive",
+        avoid: "as dare_ties: what is random costs quality where deltas are large",
+        example: "{\"weight\": [0.5, 0.5], \"density\": 0.5}",
+    },
     space: Space::Delta,
     grain: Grain::Row,
     base: Base::Required,

@@ -15,6 +15,12 @@ static SPEC: Spec = Spec {
     paper: "Karcher, Riemannian center of mass, CPAM 1977; for merging arXiv 2603.04972",
     formula: "u = x/|x|, m = Σ w·u/|Σ w·u|, w normalised; T = Σ w·θ/sin θ·(u − cos θ·m), cos θ = ⟨u, m⟩; \
               m ← cos|T|·m + sin|T|·T/|T| until |T| < tol; y = Σ w·|x| · m",
+    guide: Guide {
+        detail: "It is the mean that slerp of two models extends to many.",
+        when: "many models of different kinds, whose straight mean would be too short",
+        avoid: "the models are siblings: it is then their mean, to many digits",
+        example: "{}",
+    },
     space: Space::Weights,
     grain: Grain::Tensor,
     base: Base::None,

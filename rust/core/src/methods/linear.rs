@@ -12,6 +12,12 @@ static SPEC: Spec = Spec {
     sentence: "the weighted mean (or sum) of models",
     paper: "Wortsman et al., Model soups, arXiv 2203.05482",
     formula: "y = Σ w·x, divided by Σ w under normalize",
+    guide: Guide {
+        detail: "With weights that sum to 1 it is a point between the models.",
+        when: "first of all: it is the bar for every other method. Also for checkpoints of one run",
+        avoid: "the models have different parents: their mean is usually worse than either",
+        example: "{\"weight\": [0.75, 0.25]}",
+    },
     space: Space::Weights,
     grain: Grain::Element,
     base: Base::None,

@@ -73,6 +73,15 @@ mod tests {
             names.push(spec.name);
             names.extend(spec.aliases);
             assert!(!spec.sentence.is_empty() && !spec.formula.is_empty(), "{}", spec.name);
+            let guide = &spec.guide;
+            for text in [guide.detail, guide.when, guide.avoid] {
+                assert!(!text.is_empty(), "{}", spec.name);
+            }
+            assert!(
+                serde_json::from_str::<serde_json::Value>(guide.example).is_ok(),
+                "{}",
+                spec.name
+            );
             for parameter in spec.parameters {
                 assert!(!parameter.help.is_empty(), "{} {}", spec.name, parameter.name);
                 let fits = match (parameter.kind, parameter.default) {

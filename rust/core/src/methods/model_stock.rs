@@ -15,6 +15,12 @@ static SPEC: Spec = Spec {
     paper: "Jang et al., Model Stock: All we need is just a few fine-tuned models, arXiv 2403.19522",
     formula: "c = mean cosine of all pairs of deltas; t = n·c/(1 + (n − 1)·c), 0 where |1 + (n − 1)·c| < 1e-6; \
               y = b + t·Σ (x − b)/n",
+    guide: Guide {
+        detail: "Deltas that agree are trusted, deltas that are orthogonal are mostly noise.",
+        when: "several fine-tunes of one base on the same data with other seeds",
+        avoid: "branches of different domains: their deltas are near-orthogonal, and the result is near the base",
+        example: "{}",
+    },
     space: Space::Delta,
     grain: Grain::Row,
     base: Base::Required,

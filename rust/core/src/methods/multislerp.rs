@@ -12,6 +12,12 @@ static SPEC: Spec = Spec {
     sentence: "the mean direction of the models (with a base, of what they changed), as long as they are on the average",
     paper: "Goddard, Multi-SLERP, the mergekit author's blog, 2025",
     formula: "u = d/|d|, d = x − b or x; m = Σ w·u; y = b + Σ w·|d| · m/|m|; where |m| < eps·Σ|w| y = b + Σ w·d",
+    guide: Guide {
+        detail: "Long and short deltas have the same say about the direction, and the length is their mean.",
+        when: "several branches, of which one changed far more than the others and should not drown them",
+        avoid: "the size of a branch's change says how much it matters",
+        example: "{\"weight\": [0.5, 0.5]}",
+    },
     space: Space::Delta,
     grain: Grain::Tensor,
     base: Base::Optional,

@@ -11,6 +11,12 @@ static SPEC: Spec = Spec {
     sentence: "steps from the base toward the other model by at most t in every element: near ones are taken over",
     paper: "alchemonaut, QuartetAnemoi-70B, a model card on the Hugging Face hub, 2024",
     formula: "y = b + max(−t, min(t, x − b)); y = x where |x − b| ≤ t",
+    guide: Guide {
+        detail: "Where the two differ by less than t the other model's element is taken, elsewhere the step is t.",
+        when: "a model should take a little of another's style without losing itself",
+        avoid: "t is not known to the weights' scale: values of 0.0001 to 0.01 are usual",
+        example: "{\"t\": 0.025}",
+    },
     space: Space::Weights,
     grain: Grain::Element,
     base: Base::First,

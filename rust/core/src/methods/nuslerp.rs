@@ -18,6 +18,12 @@ static SPEC: Spec = Spec {
     paper: "Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985; the weights and the base are mergekit's",
     formula: "t = w₂/(w₁ + w₂), ½ where that is 0; θ the angle of d₁ and d₂, d = x − b or x; \
               y = b + (sin((1−t)θ)·d₁ + sin(tθ)·d₂)/sin θ, where sin θ < 1e-8 b + (1−t)·d₁ + t·d₂",
+    guide: Guide {
+        detail: "Two weights take the place of t, and rows or columns may have angles of their own.",
+        when: "two branches changed a base in different directions, and the size of the change should be kept",
+        avoid: "there are more than two models (`multislerp`, `karcher`)",
+        example: "{\"weight\": [0.5, 0.5]}",
+    },
     space: Space::Delta,
     grain: Grain::Row,
     base: Base::Optional,

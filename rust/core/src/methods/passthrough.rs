@@ -12,6 +12,12 @@ static SPEC: Spec = Spec {
     sentence: "one model as it is, or scaled",
     paper: "",
     formula: "y = scale·x",
+    guide: Guide {
+        detail: "Its bytes are the model's where scale is 1.",
+        when: "to copy tensors or layers of a model in a larger recipe, or to scale them",
+        avoid: "two models are to be mixed",
+        example: "{\"scale\": 0.5}",
+    },
     space: Space::Weights,
     grain: Grain::Element,
     base: Base::None,

@@ -28,6 +28,12 @@ static RAM: Spec = Spec {
     sentence: "takes in full what one branch alone changed, and the mean of what several changed",
     paper: PAPER,
     formula: "A = branches with |x − b| > epsilon; y = b + Σ_A (x − b)/|A|, b where A is empty",
+    guide: Guide {
+        detail: "Elements that nobody changed by more than epsilon stay the base's.",
+        when: "sparse updates, as of reinforcement learning, that touch different elements",
+        avoid: "dense fine-tunes: everything is shared, and it is the mean",
+        example: "{\"epsilon\": 0.015}",
+    },
     space: Space::Weights,
     grain: Grain::Element,
     base: Base::Required,
@@ -49,6 +55,12 @@ static PLUS: Spec = Spec {
     formula: "A = branches with |x − b| > epsilon; of each branch, over the tensor, shared and unique count the elements \
               where it is in A with others and alone; y = b + (1 + r·min(shared/unique, alpha))·(x − b) where it is alone, \
               b + Σ_A (x − b)/|A| elsewhere",
+    guide: Guide {
+        detail: "Shared elements lose strength in their mean; the growth of the unique ones makes up for it.",
+        when: "sparse updates, as of reinforcement learning, that partly overlap",
+        avoid: "dense fine-tunes: everything is shared, and it is the mean",
+        example: "{\"epsilon\": 0.015}",
+    },
     space: Space::Weights,
     grain: Grain::Tensor,
     base: Base::Required,

@@ -17,6 +17,12 @@ static SPEC: Spec = Spec {
     formula: "S = the ⌊select_topk·m⌋ elements of largest variance over the branches, of the m where it is not 0 (all where \
               select_topk is 1); d = x − b in S, else 0; w = Σ d² over the tensor, divided by the sum over the branches; \
               s = sign of Σ d (+ where it is 0); y = b + Σ w·d/Σ w over sign(d) = s",
+    guide: Guide {
+        detail: "It needs no weights: the branch that changed a tensor more counts more there.",
+        when: "branches of one base with different strengths, as FuseO1 merged reasoning models (select_topk 1)",
+        avoid: "one branch was simply trained longer: it will count most everywhere",
+        example: "{\"select_topk\": 0.75}",
+    },
     space: Space::Delta,
     grain: Grain::Tensor,
     base: Base::Required,

@@ -18,6 +18,12 @@ static SPEC: Spec = Spec {
     paper: "Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985",
     formula: "c = ⟨b, x⟩/(|b|·|x|) over the tensor, θ = acos c; y = sin((1−t)θ)/sin θ·b + sin(tθ)/sin θ·x; \
               where |c| > 0.9995 it is b + t·(x − b)",
+    guide: Guide {
+        detail: "The result's length lies between the models' lengths, where a straight line would be shorter.",
+        when: "two models point in clearly different directions",
+        avoid: "the models are siblings: below an angle of about 2 degrees it is the line itself",
+        example: "{\"t\": 0.5}",
+    },
     space: Space::Weights,
     grain: Grain::Tensor,
     base: Base::First,

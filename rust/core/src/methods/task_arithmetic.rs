@@ -12,6 +12,12 @@ static SPEC: Spec = Spec {
     sentence: "the base plus the weighted sum of what the branches changed",
     paper: "Ilharco et al., Editing models with task arithmetic, arXiv 2212.04089",
     formula: "y = b + λ·Σ w·(x − b), divided by Σ w under normalize",
+    guide: Guide {
+        detail: "The scale lambda is worth a search: it decides more than the choice among delta methods does.",
+        when: "branches of one base; the one gain that was found again and again",
+        avoid: "the deltas contradict each other in many elements (`ties`), or the parents differ",
+        example: "{\"weight\": [0.6, 0.4]}",
+    },
     space: Space::Delta,
     grain: Grain::Element,
     base: Base::Required,

@@ -13,6 +13,12 @@ static SPEC: Spec = Spec {
     paper: "Yadav et al., TIES-Merging, arXiv 2306.01708",
     formula: "d = the k largest |x − b|, k = max(1, ⌊density·n⌋), times Σ|x − b|/Σ|d| under rescale; s = sign of Σ w·d (+ where it is 0); \
               y = b + λ·Σ w·d over sign(w·d) = s, divided by their Σ w under normalize",
+    guide: Guide {
+        detail: "What is trimmed is mostly noise, and what contradicts the majority would cancel.",
+        when: "several branches of one base whose deltas interfere; densities of 0.5 and more are safe",
+        avoid: "reasoning models lose at low densities; with one branch it only trims",
+        example: "{\"weight\": [0.5, 0.5], \"density\": 0.5}",
+    },
     space: Space::Delta,
     grain: Grain::Tensor,
     base: Base::Required,
