@@ -103,7 +103,9 @@ def _cost(method: Method) -> str:
 
 def _settings(method: Method) -> str:
     def said(value: object) -> str:
-        return ",".join(f"{one:g}" for one in value) if isinstance(value, list) else f"{value:g}"
+        if isinstance(value, list):
+            return ",".join(said(one) for one in value)
+        return f"{value:g}" if isinstance(value, float | int) else str(value)
 
     return ", ".join(f"{name} {said(value)}" for name, value in method.example.items()) or "as it is"
 

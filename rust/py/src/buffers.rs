@@ -58,8 +58,8 @@ impl Receive for Room {
         // SAFETY: The buffer is writable (seen when it was borrowed), contiguous and pinned; the bytes end within it. It is
         // no input: Python allocated it for this result. Each part is written by one worker.
         unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), room.add(start as usize), bytes.len())
-        };
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), room.add(start as usize), bytes.len());
+        }
         Ok(())
     }
 }

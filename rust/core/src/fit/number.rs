@@ -224,6 +224,19 @@ pub fn cos(x: f64) -> f64 {
     1.0 - 2.0 * half * half
 }
 
+/// The hyperbolic tangent; relative error below 1e-14.
+#[must_use]
+pub fn tanh(x: f64) -> f64 {
+    let size = x.abs();
+    let tanh = if size < 0.2 {
+        let (minus_one, _) = (2.0 * size).small_exp_terms();
+        minus_one / (minus_one + 2.0)
+    } else {
+        1.0 - 2.0 / (Number::exp(2.0 * size) + 1.0)
+    };
+    if x < 0.0 { -tanh } else { tanh }
+}
+
 /// The sine; absolute error below 1e-15 for |x| up to a few turns, growing with the number of turns.
 #[must_use]
 pub fn sin(x: f64) -> f64 {
@@ -285,6 +298,7 @@ mod tests {
         for i in 1..4000 {
             let x = f64::from(i) * 0.01;
             assert!((ln(x) - x.ln()).abs() < 2e-15 * x.ln().abs().max(1.0), "ln {x}");
+            close(tanh(x / 20.0), (x / 20.0).tanh(), 1e-14, x);
             assert!((cos(x) - x.cos()).abs() < 4e-15, "cos {x}");
             assert!((sin(x) - x.sin()).abs() < 4e-15, "sin {x}: {} {}", sin(x), x.sin());
             let c = f64::from(i) / 2000.1 - 1.0;

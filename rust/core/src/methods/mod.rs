@@ -2,26 +2,34 @@
 
 mod arcee;
 mod breadcrumbs;
+mod cabs;
+mod consensus;
 mod dare;
 mod della;
+mod expo;
+mod geometric_median;
 mod karcher;
 mod linear;
+mod localize_and_stitch;
 mod model_stock;
 mod multislerp;
 mod nearswap;
 mod nuslerp;
+mod param_delta;
 mod parameters;
 mod passthrough;
+mod pcb;
 mod ram;
 mod sce;
 mod slerp;
 mod task_arithmetic;
 mod ties;
+mod wsm;
 
 use crate::fit::method::AnyMethod;
 
 /// All methods, in the order in which people read them.
-static ALL: [&dyn AnyMethod; 20] = [
+static ALL: [&dyn AnyMethod; 28] = [
     &arcee::Arcee,
     &linear::Linear,
     &slerp::Slerp,
@@ -40,6 +48,14 @@ static ALL: [&dyn AnyMethod; 20] = [
     &model_stock::ModelStock,
     &ram::Ram,
     &ram::RamPlus,
+    &localize_and_stitch::LocalizeAndStitch,
+    &consensus::Consensus,
+    &cabs::Cabs,
+    &pcb::Pcb,
+    &wsm::Wsm,
+    &geometric_median::GeometricMedian,
+    &expo::Expo,
+    &param_delta::ParamDelta,
     &nearswap::NearSwap,
     &passthrough::Passthrough,
 ];
