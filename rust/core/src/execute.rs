@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 use crate::parallel::{Phase, Progress, Team, lock, with_companion};
-use crate::plan::plan::{Job, Plan, SMALL, shared};
+use crate::plan::plan::{Job, Plan, SMALL};
 use crate::read::source::LostPages;
 use crate::read::tree_hash::{self, Hash};
 use crate::write::output::{Finished, Output, Run, finish_replacement};
@@ -230,12 +230,13 @@ impl<'w> Work<'w> {
         let elements = |at: usize| self.plan.jobs[at].elements();
         let all = self.plan.jobs.iter().map(Job::elements).sum();
         left.sort_by_key(|&at| Reverse(elements(at)));
-        let giants = left.partition_point(|&at| shared(elements(at), all, self.team.threads()));
-        for &at in &left[..giants] {
+        let shared = |at: &usize| self.plan.jobs[*at].shared(all, self.team.threads());
+        let (giants, rest): (Vec<usize>, Vec<usize>) = left.into_iter().partition(shared);
+        for at in giants {
             self.done(vec![(at, fuse::fuse(self, at, self.team)?)])?;
         }
         let mut handfuls: Vec<&[usize]> = Vec::new();
-        let mut rest = &left[giants..];
+        let mut rest = &rest[..];
         while !rest.is_empty() {
             // Tiny ones by the handful, so that workers do not spend their time on taking turns.
             let mut together = 0;

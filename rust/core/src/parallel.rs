@@ -153,6 +153,23 @@ fn internal(panic: &(dyn std::any::Any + Send)) -> Error {
     Kind::Internal { what: said.unwrap_or_else(|| "a worker panicked".into()) }.into()
 }
 
+/// The kind of this processor, as far as the bits of a library of linear algebra depend on it.
+#[must_use]
+pub fn machine() -> String {
+    #[cfg(target_arch = "x86_64")]
+    let vectors = match () {
+        () if is_x86_feature_detected!("avx512f") => " avx512f",
+        () if is_x86_feature_detected!("fma") && is_x86_feature_detected!("avx2") => " avx2 fma",
+        () => "",
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let vectors = "";
+    // Blocks are cut to the first cache.
+    let cache = std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index0/size");
+    let cache = cache.map_or_else(|_| String::new(), |size| format!(" l1 {}", size.trim()));
+    format!("{}{vectors}{cache}", std::env::consts::ARCH)
+}
+
 /// A mutex's content, also after a panic elsewhere: what it guards is whole at every step.
 pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -146,14 +146,14 @@ pub fn by_column<R: Number, T>(
 
 /// What [`by_row`] takes of memory, in bytes, with so many numbers a row as its visits give.
 #[must_use]
-pub fn memory_by_row(extent: &Extent, numbers: u64) -> u64 {
+pub fn memory_by_row(extent: &Extent<'_>, numbers: u64) -> u64 {
     // The visits' results, and once more while they are joined.
     2 * extent.rows() * (8 * numbers + 24)
 }
 
 /// What [`by_column`] takes of memory, in bytes, with so many numbers a column as its visits give.
 #[must_use]
-pub fn memory_by_column(extent: &Extent, numbers: u64) -> u64 {
+pub fn memory_by_column(extent: &Extent<'_>, numbers: u64) -> u64 {
     let sums = (BANDS + 1) * pairs(extent.branches as usize) as u64 * 8;
     extent.columns * (sums + 3 * (8 * numbers + 24))
 }

@@ -80,7 +80,7 @@ impl Marks {
 
     /// What they take of memory, in bytes, with so many numbers a row besides.
     #[must_use]
-    pub fn memory(extent: &Extent, numbers: u64) -> u64 {
+    pub fn memory(extent: &Extent<'_>, numbers: u64) -> u64 {
         let words = extent.branches * extent.row.div_ceil(64);
         // The places of the rows stand twice while they are joined.
         extent.rows() * (8 * words + 2 * 16 + 3 * (24 + 8 * numbers))

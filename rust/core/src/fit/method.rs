@@ -178,7 +178,9 @@ fn number(value: Option<&Value>) -> f64 {
 
 /// The size of a tensor that a method is planned for, and of what works on it.
 #[derive(Clone, Copy, Debug)]
-pub struct Extent {
+pub struct Extent<'e> {
+    /// Its name.
+    pub name: &'e str,
     /// Elements of the tensor.
     pub elements: u64,
     /// Elements of a row, the last dimension.
@@ -193,12 +195,21 @@ pub struct Extent {
     pub workers: u64,
 }
 
-impl Extent {
+impl Extent<'_> {
     /// How many rows there are.
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.elements / self.row.max(1)
     }
+}
+
+/// On which machines a method's bits are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bits {
+    /// On all.
+    Everywhere,
+    /// On those of one kind of processor; a tensor is one worker's. For methods that stand on a library of linear algebra.
+    Machine,
 }
 
 /// What a user should know before choosing a method.
@@ -250,7 +261,9 @@ pub struct Spec {
     /// How often every element is read, for a tensor of so many elements: the sweeps of `fit`, and one for the kernel.
     pub passes: fn(&Parameters, u64) -> u64,
     /// What its fit takes of memory, in bytes, beside what is read and what a worker computes in.
-    pub memory: fn(&Parameters, &Extent) -> u64,
+    pub memory: fn(&Parameters, &Extent<'_>) -> u64,
+    /// On which machines its bits are the same.
+    pub bits: Bits,
 }
 
 impl Spec {
@@ -268,7 +281,7 @@ impl Spec {
             "name": self.name, "aliases": self.aliases, "sentence": self.sentence, "paper": self.paper,
             "formula": self.formula, "space": word(&self.space), "grain": word(&self.grain),
             "base": word(&self.base), "branches": [self.fewest, self.most], "folds": self.folds,
-            "bits": "everywhere", "differences": self.differences,
+            "bits": word(&self.bits), "differences": self.differences,
             "detail": self.guide.detail, "when": self.guide.when, "avoid": self.guide.avoid,
             "example": serde_json::from_str::<serde_json::Value>(self.guide.example).unwrap_or_default(),
             "cost": self.cost(),
@@ -294,8 +307,15 @@ impl Spec {
         }
         let (row, number) = (4096, 4);
         let elements = row * row;
-        let extent =
-            Extent { elements, row, columns: row, branches: branches as u64, number, workers: 1 };
+        let extent = Extent {
+            name: "weight",
+            elements,
+            row,
+            columns: row,
+            branches: branches as u64,
+            number,
+            workers: 1,
+        };
         let passes = (self.passes)(&parameters, elements);
         serde_json::json!({ "passes": passes, "memory": (self.memory)(&parameters, &extent) })
     }

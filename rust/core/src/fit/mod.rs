@@ -2,11 +2,13 @@
 //!
 //! `method`: the spec and the trait · `tensor`: operands, blocks, folds · `node`: a fitted method, which may itself be an
 //! operand · `select`: exact order statistics · `magnitude`: exact cuts by magnitude · `statistics`: sums · `combine`:
-//! weighted sums of deltas · `gram`: inner products of the branches · `mixture`: linear combinations with weights found · `sparsify`: sums of thinned deltas · `random`, `number`: the same bits everywhere.
+//! weighted sums of deltas · `gram`: inner products of the branches · `mixture`: linear combinations with weights found ·
+//! `linalg`: singular directions · `sparsify`: sums of thinned deltas · `random`, `number`: the same bits everywhere.
 
 pub mod combine;
 pub mod gram;
 pub mod group;
+pub mod linalg;
 pub mod magnitude;
 pub mod marks;
 pub mod method;
@@ -27,10 +29,11 @@ pub mod prelude {
     pub use crate::error::{Error, Result};
     pub use crate::fit::combine::{self, Combine, Vote};
     pub use crate::fit::gram::{self, Gram};
+    pub use crate::fit::linalg::{self, Factor, Matrix, Spectrum};
     pub use crate::fit::magnitude::{Quota, bands};
     pub use crate::fit::marks::Marks;
     pub use crate::fit::method::{
-        Base, Extent, Figures, Fit, Grain, Guide, Kernel, Method, Parameter, Parameters, Per,
+        Base, Bits, Extent, Figures, Fit, Grain, Guide, Kernel, Method, Parameter, Parameters, Per,
         Space, Spec, Type, Value,
     };
     pub use crate::fit::mixture::Mixture;

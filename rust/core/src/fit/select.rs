@@ -98,7 +98,7 @@ pub fn select_by<R: Number, K: Key>(
 
 /// What [`select`] takes of memory beside its tensor, in bytes: for lanes with so many ranks.
 #[must_use]
-pub fn memory(extent: &Extent, lanes: u64, ranks: u64) -> u64 {
+pub fn memory(extent: &Extent<'_>, lanes: u64, ranks: u64) -> u64 {
     // The widest keys hold a number and its order among equals.
     let (elements, key) = (extent.elements, 2 * extent.number);
     if elements <= CHUNK {

@@ -77,6 +77,7 @@ static SPEC: Spec = Spec {
         let factors = if extent.row > 1 { extent.rows() * 3 * 8 } else { 0 };
         factors + select::memory(extent, 1, 3)
     },
+    bits: Bits::Everywhere,
 };
 
 /// The quartiles, as shares of the order: Q1, the median, Q3.

@@ -56,6 +56,7 @@ static PLAIN: Spec = Spec {
     check: combine::check_weights,
     passes,
     memory,
+    bits: Bits::Everywhere,
 };
 
 static TIES: Spec = Spec {
@@ -82,6 +83,7 @@ static TIES: Spec = Spec {
     check: combine::check_weights,
     passes,
     memory,
+    bits: Bits::Everywhere,
 };
 
 fn cuts(parameters: &Parameters) -> bool {
@@ -92,7 +94,7 @@ fn passes(parameters: &Parameters, _: u64) -> u64 {
     1 + u64::from(cuts(parameters)) * (1 + u64::from(parameters.flag("rescale")))
 }
 
-fn memory(_: &Parameters, extent: &Extent) -> u64 {
+fn memory(_: &Parameters, extent: &Extent<'_>) -> u64 {
     select::memory(extent, extent.branches, 2)
 }
 

@@ -50,6 +50,7 @@ static SPEC: Spec = Spec {
         // A worker's copies of a row, and a row's numbers.
         Marks::memory(extent, 0) + extent.workers * extent.row * (extent.number + 16)
     },
+    bits: Bits::Everywhere,
 };
 
 fn check(parameters: &Parameters) -> Result<()> {

@@ -62,6 +62,7 @@ static LINEAR: Spec = Spec {
     check: combine::check_weights,
     passes,
     memory: |_, _| 0,
+    bits: Bits::Everywhere,
 };
 
 static TIES: Spec = Spec {
@@ -88,6 +89,7 @@ static TIES: Spec = Spec {
     check: combine::check_weights,
     passes,
     memory: |_, _| 0,
+    bits: Bits::Everywhere,
 };
 
 fn passes(parameters: &Parameters, _: u64) -> u64 {

@@ -57,6 +57,7 @@ static LINEAR: Spec = Spec {
     check,
     passes,
     memory,
+    bits: Bits::Everywhere,
 };
 
 static TIES: Spec = Spec {
@@ -83,6 +84,7 @@ static TIES: Spec = Spec {
     check,
     passes,
     memory,
+    bits: Bits::Everywhere,
 };
 
 fn check(parameters: &Parameters) -> Result<()> {
@@ -110,7 +112,7 @@ fn passes(parameters: &Parameters, _: u64) -> u64 {
     1 + u64::from(drops(parameters))
 }
 
-fn memory(parameters: &Parameters, extent: &Extent) -> u64 {
+fn memory(parameters: &Parameters, extent: &Extent<'_>) -> u64 {
     if !drops(parameters) {
         return 0;
     }

@@ -55,6 +55,7 @@ static SPEC: Spec = Spec {
     },
     passes: |parameters, _| if parameters.branches.len() > 1 { 2 } else { 1 },
     memory: |_, _| 0,
+    bits: Bits::Everywhere,
 };
 
 impl Method for GeometricMedian {

@@ -37,6 +37,7 @@ static SPEC: Spec = Spec {
     check: |_| Ok(()),
     passes: |_, _| 2,
     memory: |_, extent| select::memory(extent, extent.branches, 1),
+    bits: Bits::Everywhere,
 };
 
 impl Method for LocalizeAndStitch {

@@ -8,6 +8,7 @@ mod dare;
 mod della;
 mod expo;
 mod geometric_median;
+mod iso_c;
 mod karcher;
 mod linear;
 mod localize_and_stitch;
@@ -20,16 +21,19 @@ mod parameters;
 mod passthrough;
 mod pcb;
 mod ram;
+mod resmerge;
 mod sce;
 mod slerp;
+mod swudi;
 mod task_arithmetic;
 mod ties;
+mod tsv_m;
 mod wsm;
 
 use crate::fit::method::AnyMethod;
 
 /// All methods, in the order in which people read them.
-static ALL: [&dyn AnyMethod; 28] = [
+static ALL: [&dyn AnyMethod; 32] = [
     &arcee::Arcee,
     &linear::Linear,
     &slerp::Slerp,
@@ -52,6 +56,10 @@ static ALL: [&dyn AnyMethod; 28] = [
     &consensus::Consensus,
     &cabs::Cabs,
     &pcb::Pcb,
+    &iso_c::IsoC,
+    &tsv_m::TsvM,
+    &swudi::Swudi,
+    &resmerge::ResMerge,
     &wsm::Wsm,
     &geometric_median::GeometricMedian,
     &expo::Expo,

@@ -45,6 +45,7 @@ static SPEC: Spec = Spec {
         let rows = parameters.flag("filter_wise");
         if rows { gram::memory_by_row(extent, extent.branches) } else { 0 }
     },
+    bits: Bits::Everywhere,
 };
 
 impl Method for ModelStock {

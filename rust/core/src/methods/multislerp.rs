@@ -51,6 +51,7 @@ static SPEC: Spec = Spec {
     check: |parameters| combine::check_sum(parameters, "normalize_weights"),
     passes: |parameters, _| if parameters.branches.len() > 1 { 2 } else { 1 },
     memory: |_, _| 0,
+    bits: Bits::Everywhere,
 };
 
 impl Method for MultiSlerp {

@@ -67,6 +67,7 @@ static SPEC: Spec = Spec {
         "column" => gram::memory_by_column(extent, 2),
         _ => 0,
     },
+    bits: Bits::Everywhere,
 };
 
 /// What has an angle of its own.

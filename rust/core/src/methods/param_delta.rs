@@ -37,6 +37,7 @@ static SPEC: Spec = Spec {
     check: |_| Ok(()),
     passes: |_, _| 1,
     memory: |_, _| 0,
+    bits: Bits::Everywhere,
 };
 
 impl Method for ParamDelta {

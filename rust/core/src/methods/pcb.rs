@@ -43,6 +43,7 @@ static SPEC: Spec = Spec {
     check: |_| Ok(()),
     passes: |_, _| 3,
     memory: |_, extent| select::memory(extent, extent.branches, 2),
+    bits: Bits::Everywhere,
 };
 
 impl Method for Pcb {

@@ -45,6 +45,7 @@ static RAM: Spec = Spec {
     check: |_| Ok(()),
     passes: |_, _| 1,
     memory: |_, _| 0,
+    bits: Bits::Everywhere,
 };
 
 static PLUS: Spec = Spec {
@@ -88,6 +89,7 @@ static PLUS: Spec = Spec {
     check: |_| Ok(()),
     passes: |_, _| 2,
     memory: |_, _| 0,
+    bits: Bits::Everywhere,
 };
 
 impl Method for Ram {

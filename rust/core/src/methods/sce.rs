@@ -57,6 +57,7 @@ static SPEC: Spec = Spec {
         if selected > 0.0 && selected < 1.0 { 3 } else { 2 }
     },
     memory: |_, extent| select::memory(extent, 1, 1),
+    bits: Bits::Everywhere,
 };
 
 impl Method for Sce {

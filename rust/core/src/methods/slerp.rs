@@ -41,6 +41,7 @@ static SPEC: Spec = Spec {
     check: |_| Ok(()),
     passes: |_, _| 2,
     memory: |_, _| 0,
+    bits: Bits::Everywhere,
 };
 
 impl Method for Slerp {

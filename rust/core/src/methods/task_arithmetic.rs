@@ -33,6 +33,7 @@ static SPEC: Spec = Spec {
     check: combine::check_weights,
     passes: |_, _| 1,
     memory: |_, _| 0,
+    bits: Bits::Everywhere,
 };
 
 impl Method for TaskArithmetic {

@@ -38,6 +38,7 @@ static SPEC: Spec = Spec {
         1 + u64::from(cuts) * (1 + u64::from(parameters.flag("rescale")))
     },
     memory: |_, extent| select::memory(extent, extent.branches, 1),
+    bits: Bits::Everywhere,
 };
 
 impl Method for Ties {

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::fit::method::Bits;
 use crate::methods;
-use crate::parallel::Team;
+use crate::parallel::{Team, machine};
 use crate::plan::expression::{Expression, Merge, StoredAt};
 use crate::plan::layout::lay_out;
 use crate::plan::plan::{Allowed, Job, Plan, Work};
@@ -56,7 +57,11 @@ pub(super) fn plan(recipe: &Recipe, inputs: Inputs, options: &Options) -> Result
     let label = |path: &Path| {
         inputs.by_path.get(path).map_or_else(String::new, |&input| inputs.labels[input].clone())
     };
-    let canonical = recipe.canonical(&label);
+    let mut canonical = recipe.canonical(&label);
+    // Another kind of processor would give other bits: what is said so is compared like the rest of the recipe.
+    if jobs.iter().any(|job| job.bits() == Bits::Machine) {
+        canonical["machine"] = machine().into();
+    }
     let (read_bytes, passes, unread) = reading(&jobs, &inputs);
     let small = sidecars::size(&sidecars).map_err(|error| vec![error])?;
     let write_bytes = layout.files.iter().map(|file| file.bytes).sum::<u64>() + small;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::fit::method::{AnyMethod, Parameters};
+use crate::fit::method::{AnyMethod, Bits, Parameters};
 use crate::read::dtype::Dtype;
 
 /// Where the elements of one operand come from.
@@ -59,6 +59,18 @@ impl Expression {
                     operand.walk(elements, times.saturating_add(fit), see);
                 }
             }
+        }
+    }
+
+    /// On which machines its bits are the same.
+    #[must_use]
+    pub fn bits(&self) -> Bits {
+        match self {
+            Self::Merge(merge) if merge.method.spec().bits == Bits::Machine => Bits::Machine,
+            Self::Merge(merge) if merge.operands.iter().any(|one| one.bits() == Bits::Machine) => {
+                Bits::Machine
+            }
+            _ => Bits::Everywhere,
         }
     }
 

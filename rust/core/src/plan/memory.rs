@@ -4,7 +4,7 @@ use crate::error::{Error, Kind};
 use crate::fit::method::{Extent, Grain};
 use crate::fit::tensor::{BLOCK, CHUNK, ROW_BLOCK};
 use crate::plan::expression::Expression;
-use crate::plan::plan::{Job, Work, shared};
+use crate::plan::plan::{Job, Work};
 use crate::read::checkpoint::Checkpoint;
 use crate::read::source::Io;
 
@@ -49,7 +49,7 @@ fn private(jobs: &[Job], checkpoints: &[Checkpoint], io: Io, threads: u64) -> u6
     let all = jobs.iter().map(Job::elements).sum();
     let of_job = |job: &Job| {
         // Workers that share a tensor share what it is counted in.
-        let alone = !shared(job.elements(), all, threads as usize);
+        let alone = !job.shared(all, threads as usize);
         let counted = counted(job, if alone { 1 } else { threads });
         threads * worker(job, checkpoints, io) + if alone { threads } else { 1 } * counted
     };
@@ -78,6 +78,7 @@ fn worker(job: &Job, checkpoints: &[Checkpoint], io: Io) -> u64 {
 fn counted(job: &Job, workers: u64) -> u64 {
     let Work::Merge { expression, double } = &job.what else { return 0 };
     let extent = Extent {
+        name: &job.name,
         elements: job.elements(),
         row: job.row(),
         columns: job.columns(),
@@ -88,7 +89,7 @@ fn counted(job: &Job, workers: u64) -> u64 {
     fits(expression, extent)
 }
 
-fn fits(expression: &Expression, extent: Extent) -> u64 {
+fn fits(expression: &Expression, extent: Extent<'_>) -> u64 {
     let Expression::Merge(merge) = expression else { return 0 };
     let extent = Extent { branches: merge.branches.len() as u64, ..extent };
     let own = (merge.method.spec().memory)(&merge.parameters, &extent);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::fit::method::Bits;
 use crate::plan::expression::{Expression, StoredAt};
 use crate::plan::layout::Layout;
 use crate::read::checkpoint::Checkpoint;
@@ -47,6 +48,23 @@ impl Job {
         self.shape.iter().skip(1).product()
     }
 
+    /// Whether all workers share it, because it is so large a part of the work that the others would wait for the one that
+    /// has it: more than an eighth of what falls to each. What linear algebra makes is one worker's.
+    #[must_use]
+    pub fn shared(&self, all: u64, threads: usize) -> bool {
+        let large = self.elements() > SMALL && self.elements() > all / (8 * threads as u64);
+        large && self.bits() == Bits::Everywhere
+    }
+
+    /// On which machines its bits are the same.
+    #[must_use]
+    pub fn bits(&self) -> Bits {
+        match &self.what {
+            Work::Merge { expression, .. } => expression.bits(),
+            Work::Copy { .. } => Bits::Everywhere,
+        }
+    }
+
     /// The stored tensors that are read for it, and how often each.
     #[must_use]
     pub fn reads(&self) -> Vec<(StoredAt, u64)> {
@@ -60,13 +78,6 @@ impl Job {
         }
         found
     }
-}
-
-/// Whether all workers share one tensor, because it is so large a part of the work that the others would wait for the
-/// one that has it: more than an eighth of what falls to each.
-#[must_use]
-pub fn shared(elements: u64, all: u64, threads: usize) -> bool {
-    elements > SMALL && elements > all / (8 * threads as u64)
 }
 
 /// Where the elements of an output tensor come from.
