@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from branchmerge.merge.specs import Method, Parameter
 
 WIDTH = 100
+BITS = {
+    "everywhere": "the same on every machine",
+    "machine": "the same for any number of threads on one kind of processor, which the manifest names",
+}
 HEAD = """# The merge methods
 
 Made from the methods' own specs by `branchmerge methods --markdown`. `docs/choosing.md` helps to choose one.
@@ -33,7 +37,7 @@ def plain(method: Method) -> str:
         ["branches", _branches(method)],
         ["base", _base(method)],
         ["cost", _cost(method)],
-        ["bits", f"the same {method.bits}"],
+        ["bits", BITS[method.bits]],
         ["source", method.paper],
     ]
     parts.append("\n".join(_fact(name, text) for name, text in facts if text))
@@ -55,7 +59,7 @@ def markdown(method: Method) -> str:
         ("Branches", _branches(method)),
         ("Base", _base(method)),
         ("Cost", _cost(method)),
-        ("Bits", f"the same {method.bits}"),
+        ("Bits", BITS[method.bits]),
         ("Source", method.paper),
     ]
     parts.append("\n".join(f"- **{name}**: {text}" for name, text in facts if text))

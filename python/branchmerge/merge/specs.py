@@ -59,7 +59,7 @@ class Method:
     folds: bool
     """Whether more branches than it takes are fused from the right, one by one."""
     bits: str
-    """`everywhere`: the same bits on every machine."""
+    """`everywhere`: the same bits on every machine; `machine`: on every one with such a processor."""
     differences: tuple[str, ...]
     """Where it differs from mergekit's method of the same name."""
     parameters: dict[str, Parameter]

@@ -97,7 +97,8 @@ fn every_method(criterion: &mut Criterion) {
         });
         let tensor = tensor();
         let fit = method.fit_f32(&tensor, &parameters).expect("a fit");
-        let node = Node { tensor, kernel: fit.kernel, rounding: None, figures: fit.figures };
+        let (kernel, figures) = (fit.kernel, fit.figures);
+        let node = Node { tensor, kernel, factor: 1.0, rounding: None, figures };
         let mut bytes = vec![0; 2 * ELEMENTS as usize];
         group.bench_function("apply", |bencher| {
             bencher.iter(|| {

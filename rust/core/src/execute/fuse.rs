@@ -235,7 +235,8 @@ impl<'b> Build<'b> {
             operands,
         };
         let fit = R::fit(merge.method, &tensor, &merge.parameters)?;
-        Ok(Node { tensor, kernel: fit.kernel, rounding: merge.rounding, figures: fit.figures })
+        let (factor, rounding) = (merge.factor, merge.rounding);
+        Ok(Node { tensor, kernel: fit.kernel, factor, rounding, figures: fit.figures })
     }
 }
 

@@ -239,12 +239,18 @@ pub fn mean<R: Number>(branches: usize, scale: f64) -> Fit<R> {
     Mixture::Tensor(vec![scale / branches as f64; branches]).fit()
 }
 
-/// The memory of matrices of the shape of a tensor, of their spectrum, and of a result, in bytes: `shaped` are the matrices
-/// of the tensor's own shape that are held at once, `square` those with the short side as both.
+/// What the matrices of a fit take at most, in bytes: each stage says how many of the tensor's own shape it holds at once, and
+/// how many with `side` rows and columns. Nothing for tensors that are no maps.
 #[must_use]
-pub fn memory(extent: &Extent<'_>, shaped: u64, square: u64) -> u64 {
-    let side = short_side(extent);
-    8 * (shaped * extent.elements + square * side * side) + extent.elements * extent.number
+pub fn memory(extent: &Extent<'_>, side: u64, stages: &[(u64, u64)]) -> u64 {
+    if !maps(extent.name, extent.row, extent.columns) {
+        return 0;
+    }
+    let stage =
+        |&(shaped, square): &(u64, u64)| 8 * (shaped * extent.elements + square * side * side);
+    let widest = stages.iter().map(stage).max().unwrap_or(0);
+    // At the end a result is rounded beside what it was made of.
+    widest.max((2 * 8 + extent.number) * extent.elements)
 }
 
 /// The shorter side of a matrix.
@@ -253,7 +259,7 @@ pub fn short_side(extent: &Extent<'_>) -> u64 {
     extent.row.min(extent.rows())
 }
 
-/// Squares of the short side that eigenvectors take: the matrix, the vectors twice, and the library's own.
+/// Squares that finding eigenvectors takes: the matrix, the vectors twice, and the library's own.
 pub const EIGEN: u64 = 5;
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ pub struct Node<'a, R> {
     pub tensor: Tensor<'a, R>,
     /// What it does to a block.
     pub kernel: Kernel<R>,
+    /// What its change of the base is multiplied with.
+    pub factor: f64,
     /// What writing this result to disk and reading it again would make of it.
     pub rounding: Option<Dtype>,
     /// What the fit found, for the result.
@@ -42,7 +44,12 @@ impl<R: Number> Node<'_, R> {
     pub fn evaluate(&self, block: &Block<'_, R>, out: &mut [R]) -> u64 {
         let taken = (self.kernel)(block, out);
         if self.tensor.space == Space::Delta {
+            if self.factor != 1.0 {
+                scale(out, self.factor);
+            }
             add_base(out, block.base());
+        } else if self.factor != 1.0 {
+            scale_change(out, block.base(), self.factor);
         }
         taken
     }
@@ -134,6 +141,25 @@ vectorised! {
             count += u32::from(value != base);
         }
         u64::from(count)
+    }
+}
+
+vectorised! {
+    fn scale<R: Number>(delta: &mut [R], factor: f64) {
+        for delta in delta {
+            *delta = R::from_f64(delta.to_f64() * factor);
+        }
+    }
+}
+
+vectorised! {
+    /// b + factor·(y − b).
+    fn scale_change<R: Number>(merged: &mut [R], base: &[R], factor: f64) {
+        for (merged, &base) in merged.iter_mut().zip(base) {
+            let change = merged.to_f64() - base.to_f64();
+            let scaled = R::from_f64(base.to_f64() + factor * change);
+            *merged = if change == 0.0 { base } else { scaled };
+        }
     }
 }
 

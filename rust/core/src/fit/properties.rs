@@ -153,7 +153,8 @@ impl Room {
         let space = if self.has_base { spec.space } else { Space::Weights };
         let tensor = self.tensor::<R>(space, self.has_base, threads);
         let fit = method.fit(&tensor, parameters)?;
-        let node = Node { tensor, kernel: fit.kernel, rounding: None, figures: fit.figures };
+        let (kernel, figures) = (fit.kernel, fit.figures);
+        let node = Node { tensor, kernel, factor: 1.0, rounding: None, figures };
         let mut reader = Reader::new(&node.tensor, block);
         let (mut merged, mut whole) = (Vec::new(), Vec::new());
         for chunk in 0..node.tensor.chunks() {

@@ -4,6 +4,9 @@
 //! row's magnitudes gives the ranks between which each element's own lies. For nearly all elements both ends of that say
 //! the same; the rank of the few others is counted.
 
+#[cfg(test)]
+mod tests;
+
 use crate::error::Result;
 use crate::fit::group::{LANES, group, pack};
 use crate::fit::number::{Key, Number};

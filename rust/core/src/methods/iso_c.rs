@@ -29,10 +29,9 @@ static SPEC: Spec = Spec {
     differences: &[],
     check: |_| Ok(()),
     passes: |_, _| 2,
+    // The sum while its eigenvectors are found; then the sum, the result, the vectors and what scales them.
     memory: |_, extent| {
-        // The sum, then the sum and the result, beside the eigenvectors.
-        let maps = linalg::maps(extent.name, extent.row, extent.columns);
-        if maps { linalg::memory(extent, 2, linalg::EIGEN) } else { 0 }
+        linalg::memory(extent, linalg::short_side(extent), &[(1, linalg::EIGEN), (2, 3)])
     },
     bits: Bits::Machine,
 };

@@ -80,12 +80,9 @@ static SPEC: Spec = Spec {
     check,
     passes: |parameters, _| parameters.branches.len() as u64 + 2,
     memory: |parameters, extent| {
-        if !linalg::maps(extent.name, extent.row, extent.columns) {
-            return 0;
-        }
-        let heads =
-            8 * extent.branches * parameters.number("rank") as u64 * (extent.row + extent.rows());
-        linalg::memory(extent, 1, linalg::EIGEN) + heads
+        let rank = parameters.number("rank") as u64;
+        let heads = 8 * extent.branches * rank * (extent.row + extent.rows());
+        linalg::memory(extent, linalg::short_side(extent), &[(1, linalg::EIGEN)]) + heads
     },
     bits: Bits::Machine,
 };

@@ -56,14 +56,8 @@ static SPEC: Spec = Spec {
     differences: &[],
     check: |_| Ok(()),
     passes: |parameters, _| 2 * parameters.branches.len() as u64 + 1,
-    memory: |_, extent| {
-        if !linalg::maps(extent.name, extent.row, extent.columns) {
-            return 0;
-        }
-        // Four of the tensor's shape, and as many of columns by columns as eigenvectors take.
-        8 * (4 * extent.elements + linalg::EIGEN * extent.row * extent.row)
-            + extent.elements * extent.number
-    },
+    // The start and the pull while the eigenvectors of the columns are found; then both along them.
+    memory: |_, extent| linalg::memory(extent, extent.row, &[(2, linalg::EIGEN), (3, 2), (4, 1)]),
     bits: Bits::Machine,
 };
 

@@ -40,10 +40,9 @@ static SPEC: Spec = Spec {
     differences: &[],
     check: |_| Ok(()),
     passes: |parameters, _| parameters.branches.len() as u64 + 1,
+    // A delta while its eigenvectors are found, and the stacked vectors, of which one side is square.
     memory: |_, extent| {
-        // One delta and the stacked right vectors; the left ones beside the eigenvectors.
-        let maps = linalg::maps(extent.name, extent.row, extent.columns);
-        if maps { linalg::memory(extent, 3, linalg::EIGEN + 2) } else { 0 }
+        linalg::memory(extent, linalg::short_side(extent), &[(2, linalg::EIGEN + 1)])
     },
     bits: Bits::Machine,
 };

@@ -12,7 +12,7 @@ use crate::plan::expression::{Expression, Merge, StoredAt};
 use crate::plan::layout::lay_out;
 use crate::plan::plan::{Allowed, Job, Plan, Work};
 use crate::plan::recipe::{Extra, Missing, Model, ModelSource, Recipe, Step};
-use crate::plan::{Inputs, Options, compatibility, config, memory, sidecars, vocabulary};
+use crate::plan::{Inputs, Options, compatibility, config, layers, memory, sidecars, vocabulary};
 use crate::read::dtype::Dtype;
 
 /// A plan being made.
@@ -23,6 +23,8 @@ struct Composer<'c> {
     problems: Vec<Error>,
     allowed: Vec<Allowed>,
     warnings: Vec<String>,
+    /// How many layers the donor has.
+    layers: u64,
     /// Inputs that share nothing with the donor: told once.
     strangers: BTreeSet<usize>,
 }
@@ -37,6 +39,7 @@ pub(super) fn plan(recipe: &Recipe, inputs: Inputs, options: &Options) -> Result
         problems: Vec::new(),
         allowed: Vec::new(),
         warnings: recipe.warnings.clone(),
+        layers: layers::count(inputs.checkpoints[donor].tensors.keys().map(String::as_str)),
         strangers: BTreeSet::new(),
     };
     composer.check_inputs();
@@ -342,8 +345,15 @@ impl Composer<'_> {
             operands,
             branches: present,
             seed: self.recipe.seed,
+            factor: self.factor(step, name),
             rounding,
         })))
+    }
+
+    /// What a merge's change of a tensor is multiplied with.
+    fn factor(&self, step: &Step, name: &str) -> f64 {
+        let (Some(lines), Some(layer)) = (step.lines, layers::of(name)) else { return 1.0 };
+        lines.at(layer, self.layers)
     }
 
     /// Where a model's elements come from: none where something is wrong, `Some(None)` where the tensor may be missing.
@@ -431,6 +441,7 @@ fn merged(expression: Expression) -> Expression {
         operands: vec![expression],
         branches: vec![0],
         seed: 0,
+        factor: 1.0,
         rounding: None,
     }))
 }

@@ -38,6 +38,8 @@ pub struct Merge {
     pub branches: Vec<usize>,
     /// The seed of random numbers.
     pub seed: u64,
+    /// What its change of the base is multiplied with.
+    pub factor: f64,
     /// What the result is rounded to, as if it had been written.
     pub rounding: Option<Dtype>,
 }

@@ -1,5 +1,5 @@
 //! Everything decided about a merge before a tensor is read: what was said (`recipe`), what each output tensor is made of
-//! (`expression`, `compose`), whether the models fit together (`compatibility`, `vocabulary`), where every byte will lie
+//! (`expression`, `compose`), whether the models fit together (`compatibility`, `vocabulary`), which layer a tensor is of (`layers`), where every byte will lie
 //! (`layout`), which small files come along (`sidecars`), and what it takes (`memory`).
 
 mod compatibility;
@@ -9,6 +9,7 @@ mod describe;
 pub mod expression;
 #[cfg(test)]
 mod fixture;
+mod layers;
 pub mod layout;
 mod memory;
 #[expect(clippy::module_inception, reason = "the room's main word")]

@@ -47,6 +47,28 @@ pub struct Step {
     pub donor: usize,
     /// Every parameter, with a value.
     pub parameters: Arc<Parameters>,
+    /// How the change that it makes is scaled over the layers.
+    pub lines: Option<Lines>,
+}
+
+/// Factors of a merge's change of its base: even steps from the first layer to the last. What is in no layer stays as it is.
+///
+/// Layer scaling (`LiNeS`): Wang et al., arXiv 2410.17146.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lines {
+    /// Of the first layer.
+    pub first: f64,
+    /// Of the last.
+    pub last: f64,
+}
+
+impl Lines {
+    /// The factor of a layer of so many.
+    #[must_use]
+    pub fn at(self, layer: u64, layers: u64) -> f64 {
+        let steps = layers.saturating_sub(1).max(1) as f64;
+        self.first + (self.last - self.first) * (layer as f64 / steps)
+    }
 }
 
 /// What a merge is made of.
@@ -101,7 +123,7 @@ pub enum Extra {
 }
 
 /// Keys of a merge wherever it stands.
-const STEP_KEYS: [&str; 4] = ["merge_method", "models", "base_model", "parameters"];
+const STEP_KEYS: [&str; 5] = ["merge_method", "models", "base_model", "parameters", "lines"];
 /// Keys of the outermost merge alone.
 const ROOT_KEYS: [&str; 5] = ["dtype", "out_dtype", "seed", "allow", "round_intermediate"];
 /// mergekit's keys that are not understood yet.

@@ -62,6 +62,9 @@ fn step(step: &Step, label: &dyn Fn(&Path) -> String) -> Map<String, Value> {
             .map(|(name, value)| ((*name).to_owned(), value.describe()));
         said.insert("parameters".into(), values.collect());
     }
+    if let Some(lines) = step.lines {
+        said.insert("lines".into(), json!({ "first": lines.first, "last": lines.last }));
+    }
     said
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{DEEPEST, MOST_MODELS, Model, ModelSource, Reading, Step, inside, kind, not_yet, show};
+use super::{
+    DEEPEST, Lines, MOST_MODELS, Model, ModelSource, Reading, Step, inside, kind, not_yet, show,
+};
 use crate::error::{Error, shown};
 use crate::fit::method::{AnyMethod, Base};
 use crate::methods;
@@ -40,7 +42,8 @@ impl Reading {
         let parameters = self.parameters(method, map.get("parameters"), &own, at, fold)?;
         let branches: Vec<Model> = listed.into_iter().map(|one| one.model).collect();
         let parameters = Arc::new(parameters);
-        let step = Step { at: at.to_owned(), method, base, branches, donor, parameters };
+        let lines = self.lines(map, at, base.is_some());
+        let step = Step { at: at.to_owned(), method, base, branches, donor, parameters, lines };
         Some(if fold { folded(step) } else { step })
     }
 
@@ -156,6 +159,28 @@ impl Reading {
         Some(Model { at: at.to_owned(), source })
     }
 
+    /// The factors over the layers, where a merge has some.
+    fn lines(&mut self, map: &Map<String, Value>, at: &str, has_base: bool) -> Option<Lines> {
+        let said = map.get("lines").filter(|said| !said.is_null())?;
+        let place = inside(at, "lines");
+        if !has_base {
+            let what = "`lines` scales what a merge changes in its base, and this merge has none";
+            self.problem(&place, Error::recipe(what));
+            return None;
+        }
+        let end = |name: &str| said.get(name).and_then(Value::as_f64).filter(|end| end.is_finite());
+        let only = said.as_object().is_some_and(|map| map.len() == 2);
+        match (end("first"), end("last")) {
+            (Some(first), Some(last)) if only => Some(Lines { first, last }),
+            _ => {
+                let expected =
+                    "`{first: 0.5, last: 1.5}`, the factors of the first and of the last layer";
+                self.problem(&place, Error::value("lines", show(said), expected));
+                None
+            }
+        }
+    }
+
     fn base(&mut self, map: &Map<String, Value>, at: &str, depth: usize) -> Option<Model> {
         let said = map.get("base_model").filter(|said| !said.is_null())?;
         self.model(said, &inside(at, "base_model"), depth)
@@ -250,7 +275,7 @@ fn same(one: &Model, other: &Model) -> bool {
 
 /// base, [a, b, c] becomes base, [a, [b, c]]: each merge is the branch of the one before.
 fn folded(step: Step) -> Step {
-    let Step { at, method, base, mut branches, parameters, .. } = step;
+    let Step { at, method, base, mut branches, parameters, lines, .. } = step;
     let first = Arc::new(parameters.only(&[0]));
     let of = |base: Option<Model>, branch: Model| Step {
         at: at.clone(),
@@ -259,6 +284,7 @@ fn folded(step: Step) -> Step {
         branches: vec![branch],
         donor: 0,
         parameters: first.clone(),
+        lines,
     };
     let mut inner = branches.pop().map(|last| (last.at.clone(), last));
     while let Some(model) = branches.pop() {
@@ -269,6 +295,6 @@ fn folded(step: Step) -> Step {
     }
     match inner {
         Some((_, branch)) => of(base, branch),
-        None => Step { at: at.clone(), method, base, branches, donor: 0, parameters },
+        None => Step { at: at.clone(), method, base, branches, donor: 0, parameters, lines },
     }
 }
