@@ -7,6 +7,7 @@
 use std::hint::black_box;
 use std::path::Path;
 
+use branchmerge_core::fit::linalg::{self, Factor, Matrix};
 use branchmerge_core::fit::method::{AnyMethod, Base, Parameters, Value};
 use branchmerge_core::fit::node::Node;
 use branchmerge_core::fit::random::Stream;
@@ -118,6 +119,24 @@ fn every_method(criterion: &mut Criterion) {
     }
 }
 
+/// What the matrix methods are made of, for a matrix of their bench.
+fn linear_algebra(criterion: &mut Criterion) {
+    let side = ROW as usize;
+    let values = (0..side * side).map(|e| ((e * 7919) % 1009) as f64 / 1009.0 - 0.5).collect();
+    let matrix = Matrix { rows: side, columns: side, values };
+    let square =
+        linalg::product(Factor::Plain(&matrix), Factor::Turned(&matrix)).expect("a product");
+    let mut group = criterion.benchmark_group("linalg");
+    group.throughput(Throughput::Elements(ELEMENTS)).sample_size(10);
+    group.bench_function("product", |bencher| {
+        bencher.iter(|| linalg::product(Factor::Plain(&matrix), Factor::Turned(&matrix)).is_ok());
+    });
+    group.bench_function("eigen", |bencher| {
+        bencher.iter(|| linalg::eigen(black_box(&square), "bench").is_ok());
+    });
+    group.finish();
+}
+
 fn every_dtype(criterion: &mut Criterion) {
     let dtypes = [Dtype::BF16, Dtype::F16, Dtype::F32, Dtype::F64, Dtype::F8E4M3, Dtype::F8E5M2];
     let mut values: Vec<f32> = (0..BLOCK).map(|i| i as f32 / 1000.0 - 2.0).collect();
@@ -145,5 +164,5 @@ fn hash(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, every_method, every_dtype, hash);
+criterion_group!(benches, every_method, linear_algebra, every_dtype, hash);
 criterion_main!(benches);

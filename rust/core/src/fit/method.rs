@@ -266,6 +266,28 @@ pub struct Spec {
     pub bits: Bits,
 }
 
+/// What most methods say of what they need not say themselves: any number of branches, every element read once, no memory.
+pub const USUAL: Spec = Spec {
+    name: "",
+    aliases: &[],
+    sentence: "",
+    paper: "",
+    formula: "",
+    guide: Guide { detail: "", when: "", avoid: "", example: "{}" },
+    space: Space::Weights,
+    grain: Grain::Element,
+    base: Base::None,
+    fewest: 1,
+    most: None,
+    folds: false,
+    parameters: &[],
+    differences: &[],
+    check: |_| Ok(()),
+    passes: |_, _| 1,
+    memory: |_, _| 0,
+    bits: Bits::Everywhere,
+};
+
 impl Spec {
     /// The parameter of that name.
     #[must_use]

@@ -34,7 +34,7 @@ pub mod prelude {
     pub use crate::fit::marks::Marks;
     pub use crate::fit::method::{
         Base, Bits, Extent, Figures, Fit, Grain, Guide, Kernel, Method, Parameter, Parameters, Per,
-        Space, Spec, Type, Value,
+        Space, Spec, Type, USUAL, Value,
     };
     pub use crate::fit::mixture::Mixture;
     pub use crate::fit::number::{self, Key, Number};

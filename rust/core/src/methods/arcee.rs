@@ -22,7 +22,6 @@ static SPEC: Spec = Spec {
     space: Space::Weights,
     grain: Grain::Row,
     base: Base::First,
-    fewest: 1,
     most: Some(1),
     folds: true,
     parameters: &[
@@ -69,7 +68,6 @@ static SPEC: Spec = Spec {
         "a taken element has the branch's bits, the others the base's, in the base's dtype; mergekit writes f32",
         "more than two models are folded from the right",
     ],
-    check: |_| Ok(()),
     // One sweep for the rows, one for the quartiles, and the kernel.
     passes: |parameters, _| 2 + u64::from(parameters.choice("divergence") == "row"),
     memory: |_, extent| {
@@ -77,7 +75,7 @@ static SPEC: Spec = Spec {
         let factors = if extent.row > 1 { extent.rows() * 3 * 8 } else { 0 };
         factors + select::memory(extent, 1, 3)
     },
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 /// The quartiles, as shares of the order: Q1, the median, Q3.

@@ -34,7 +34,6 @@ const PAPER: &str = "Davari and Belilovsky, Model Breadcrumbs, arXiv 2312.06795"
 
 static PLAIN: Spec = Spec {
     name: "breadcrumbs",
-    aliases: &[],
     sentence: "leaves the largest and the smallest elements of every delta out, and adds the rest to the base",
     paper: PAPER,
     formula: "of |x − b| in ascending order, d keeps ⌊density·n⌋ from max(0, n − ⌊density·n⌋ − ⌊gamma·n⌋) on, all where \
@@ -48,20 +47,16 @@ static PLAIN: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Tensor,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: PARAMETERS,
     differences: DIFFERENCES,
     check: combine::check_weights,
     passes,
     memory,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 static TIES: Spec = Spec {
     name: "breadcrumbs_ties",
-    aliases: &[],
     sentence: "leaves the largest and the smallest elements of every delta out, and adds what agrees with the majority sign",
     paper: PAPER,
     formula: "d as in breadcrumbs; s = sign of Σ w·d (+ where it is 0); \
@@ -75,15 +70,12 @@ static TIES: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Tensor,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: PARAMETERS,
     differences: DIFFERENCES,
     check: combine::check_weights,
     passes,
     memory,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 fn cuts(parameters: &Parameters) -> bool {

@@ -8,7 +8,6 @@ pub(super) struct Cabs;
 
 static SPEC: Spec = Spec {
     name: "cabs",
-    aliases: &[],
     sentence: "keeps of each delta the n largest of every m neighbours that no earlier branch has taken, and adds them to the base",
     paper: "Yang et al., CABS: Conflict-aware and balanced sparsification, arXiv 2503.01874",
     formula: "in every m neighbours of a row, branch after branch, d keeps the n largest |x − b| of the elements that no branch before \
@@ -22,9 +21,6 @@ static SPEC: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Row,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[
         WEIGHT,
         Parameter {
@@ -43,14 +39,13 @@ static SPEC: Spec = Spec {
         },
         LAMBDA,
     ],
-    differences: &[],
     check,
     passes: |_, _| 2,
     memory: |_, extent| {
         // A worker's copies of a row, and a row's numbers.
         Marks::memory(extent, 0) + extent.workers * extent.row * (extent.number + 16)
     },
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 fn check(parameters: &Parameters) -> Result<()> {

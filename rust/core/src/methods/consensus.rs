@@ -9,7 +9,6 @@ pub(super) struct Consensus;
 
 static SPEC: Spec = Spec {
     name: "consensus",
-    aliases: &[],
     sentence: "adds the deltas on the elements that enough branches need, and leaves the base on the others",
     paper: "Wang et al., Localizing task information for improved model merging (TALL masks), arXiv 2405.07813",
     formula: "S = Σ (x − b); branch i needs an element where |x − b| ≥ mask·|S − (x − b)|; \
@@ -23,9 +22,6 @@ static SPEC: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Element,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[
         Parameter {
             name: "mask",
@@ -43,11 +39,7 @@ static SPEC: Spec = Spec {
         },
         LAMBDA,
     ],
-    differences: &[],
-    check: |_| Ok(()),
-    passes: |_, _| 1,
-    memory: |_, _| 0,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for Consensus {

@@ -41,7 +41,6 @@ const PAPER: &str = "Yu et al., Language models are super Mario, arXiv 2311.0309
 
 static LINEAR: Spec = Spec {
     name: "dare_linear",
-    aliases: &[],
     sentence: "drops elements of every delta at random, rescales the rest, and adds them to the base",
     paper: PAPER,
     formula: "d = r·m·(x − b), m drawn with probability density, r by rescale; y = b + λ·Σ w·d, divided by Σ w under normalize",
@@ -54,20 +53,15 @@ static LINEAR: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Element,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: PARAMETERS,
     differences: DIFFERENCES,
     check: combine::check_weights,
     passes,
-    memory: |_, _| 0,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 static TIES: Spec = Spec {
     name: "dare_ties",
-    aliases: &[],
     sentence: "drops elements of every delta at random, rescales the rest, and adds what agrees with the majority sign",
     paper: PAPER,
     formula: "d = r·m·(x − b), m drawn with probability density, r by rescale; s = sign of Σ w·d (+ where it is 0); \
@@ -81,15 +75,11 @@ static TIES: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Element,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: PARAMETERS,
     differences: DIFFERENCES,
     check: combine::check_weights,
     passes,
-    memory: |_, _| 0,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 fn passes(parameters: &Parameters, _: u64) -> u64 {

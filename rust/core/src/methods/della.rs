@@ -34,7 +34,6 @@ const PAPER: &str = "Deep et al., DELLA-Merging, arXiv 2406.11617";
 
 static LINEAR: Spec = Spec {
     name: "della_linear",
-    aliases: &[],
     sentence: "drops elements of every delta at random, small ones more often, rescales the rest, and adds them to the base",
     paper: PAPER,
     formula: "k = rank of |x − b| in its row, 1 to n; d = r·m·(x − b), m drawn with probability \
@@ -49,20 +48,16 @@ static LINEAR: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Row,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: LINEAR_PARAMETERS,
     differences: DIFFERENCES,
     check,
     passes,
     memory,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 static TIES: Spec = Spec {
     name: "della",
-    aliases: &[],
     sentence: "drops elements of every delta at random, small ones more often, rescales the rest, and adds what agrees with the majority sign",
     paper: PAPER,
     formula: "d as in della_linear; s = sign of Σ w·d (+ where it is 0); \
@@ -76,15 +71,12 @@ static TIES: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Row,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: TIES_PARAMETERS,
     differences: DIFFERENCES,
     check,
     passes,
     memory,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 fn check(parameters: &Parameters) -> Result<()> {

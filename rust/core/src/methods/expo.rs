@@ -8,7 +8,6 @@ pub(super) struct Expo;
 
 static SPEC: Spec = Spec {
     name: "expo",
-    aliases: &[],
     sentence: "goes on beyond a model, in the direction that led to it from an earlier one",
     paper: "Zheng et al., Weak-to-strong extrapolation expedites alignment (ExPO), arXiv 2404.16792",
     formula: "y = x + alpha·(x − b)",
@@ -21,9 +20,7 @@ static SPEC: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Element,
     base: Base::Required,
-    fewest: 1,
     most: Some(1),
-    folds: false,
     parameters: &[Parameter {
         name: "alpha",
         kind: ANY,
@@ -31,11 +28,7 @@ static SPEC: Spec = Spec {
         per: Per::Global,
         help: "how much further, in lengths of the way so far; 0 is the model",
     }],
-    differences: &[],
-    check: |_| Ok(()),
-    passes: |_, _| 1,
-    memory: |_, _| 0,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for Expo {

@@ -1,5 +1,6 @@
 //! `geometric_median`: the point whose distances to all models have the smallest sum.
 
+use super::parameters::{SHARE, check_shares};
 use crate::fit::prelude::*;
 
 /// See the module.
@@ -7,7 +8,6 @@ pub(super) struct GeometricMedian;
 
 static SPEC: Spec = Spec {
     name: "geometric_median",
-    aliases: &[],
     sentence: "the point whose distances to all models have the smallest sum: one that is far off pulls no harder than the others",
     paper: "Weiszfeld, Sur le point pour lequel la somme des distances de n points donnés est minimum, 1937",
     formula: "y = Σ c·x with c = (w/|x − y|)/Σ (w/|x − y|), repeated from the mean until no c changes by more than tol",
@@ -20,17 +20,8 @@ static SPEC: Spec = Spec {
     space: Space::Weights,
     grain: Grain::Tensor,
     base: Base::None,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[
-        Parameter {
-            name: "weight",
-            kind: Type::Number { low: 0.0, high: f64::MAX },
-            default: Some(Value::Number(1.0)),
-            per: Per::Model,
-            help: "how much the model's distance counts",
-        },
+        SHARE,
         Parameter {
             name: "max_iter",
             kind: Type::Number { low: 0.0, high: 10_000.0 },
@@ -46,16 +37,9 @@ static SPEC: Spec = Spec {
             help: "the change of a share that is no longer one",
         },
     ],
-    differences: &[],
-    check: |parameters| match parameters.numbers("weight").iter().sum::<f64>() {
-        sum if sum > 0.0 => Ok(()),
-        _ => {
-            Err(Error::recipe_with_hint("all values of `weight` are 0", "set one of them above 0"))
-        }
-    },
+    check: check_shares,
     passes: |parameters, _| if parameters.branches.len() > 1 { 2 } else { 1 },
-    memory: |_, _| 0,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for GeometricMedian {
@@ -64,7 +48,7 @@ impl Method for GeometricMedian {
     }
 
     fn fit<R: Number>(&self, tensor: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>> {
-        (SPEC.check)(parameters)?;
+        check_shares(parameters)?;
         let weights = parameters.numbers("weight");
         if weights.len() == 1 {
             return Ok(Mixture::Tensor(vec![1.0]).fit());

@@ -8,7 +8,6 @@ pub(super) struct IsoC;
 
 static SPEC: Spec = Spec {
     name: "iso_c",
-    aliases: &[],
     sentence: "adds the mean of the deltas with all its singular values made equal, so that no direction outweighs another",
     paper: "Marczak et al., No task left behind: Isotropic model merging, arXiv 2502.04959, and its released code",
     formula: "T = Σ (x − b)/n = U·S·Vᵀ; y = b + λ·s̄·U·Vᵀ, s̄ the mean of all min(rows, columns) singular values; directions below \
@@ -22,18 +21,14 @@ static SPEC: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Tensor,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[LAMBDA],
-    differences: &[],
-    check: |_| Ok(()),
     passes: |_, _| 2,
     // The sum while its eigenvectors are found; then the sum, the result, the vectors and what scales them.
     memory: |_, extent| {
         linalg::memory(extent, linalg::short_side(extent), &[(1, linalg::EIGEN), (2, 3)])
     },
     bits: Bits::Machine,
+    ..USUAL
 };
 
 impl Method for IsoC {

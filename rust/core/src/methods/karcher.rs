@@ -1,5 +1,6 @@
 //! `karcher`: the Karcher mean of the models' directions on the sphere, as long as they are on the average.
 
+use super::parameters::{SHARE, check_shares};
 use crate::fit::prelude::*;
 
 /// See the module.
@@ -10,7 +11,6 @@ const OPPOSED: f64 = 1e-12;
 
 static SPEC: Spec = Spec {
     name: "karcher",
-    aliases: &[],
     sentence: "the point on the sphere from which the ways to all models' directions cancel, at the models' mean length",
     paper: "Karcher, Riemannian center of mass, CPAM 1977; for merging arXiv 2603.04972",
     formula: "u = x/|x|, m = Σ w·u/|Σ w·u|, w normalised; T = Σ w·θ/sin θ·(u − cos θ·m), cos θ = ⟨u, m⟩; \
@@ -24,17 +24,8 @@ static SPEC: Spec = Spec {
     space: Space::Weights,
     grain: Grain::Tensor,
     base: Base::None,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[
-        Parameter {
-            name: "weight",
-            kind: Type::Number { low: 0.0, high: f64::MAX },
-            default: Some(Value::Number(1.0)),
-            per: Per::Model,
-            help: "how much the model counts; divided by the sum of all",
-        },
+        SHARE,
         Parameter {
             name: "max_iter",
             kind: Type::Number { low: 0.0, high: 10_000.0 },
@@ -56,15 +47,9 @@ static SPEC: Spec = Spec {
         "models may have weights",
         "only a model that is zero has no direction; mergekit leaves out any whose norm is below tol",
     ],
-    check: |parameters| match parameters.numbers("weight").iter().sum::<f64>() {
-        sum if sum > 0.0 => Ok(()),
-        _ => {
-            Err(Error::recipe_with_hint("all values of `weight` are 0", "set one of them above 0"))
-        }
-    },
+    check: check_shares,
     passes: |parameters, _| if parameters.branches.len() > 1 { 2 } else { 1 },
-    memory: |_, _| 0,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for Karcher {
@@ -73,7 +58,7 @@ impl Method for Karcher {
     }
 
     fn fit<R: Number>(&self, tensor: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>> {
-        (SPEC.check)(parameters)?;
+        check_shares(parameters)?;
         let mut weights = parameters.numbers("weight");
         let sum: f64 = weights.iter().sum();
         weights.iter_mut().for_each(|weight| *weight /= sum);

@@ -8,7 +8,6 @@ pub(super) struct Linear;
 
 static SPEC: Spec = Spec {
     name: "linear",
-    aliases: &[],
     sentence: "the weighted mean (or sum) of models",
     paper: "Wortsman et al., Model soups, arXiv 2203.05482",
     formula: "y = Σ w·x, divided by Σ w under normalize",
@@ -21,9 +20,6 @@ static SPEC: Spec = Spec {
     space: Space::Weights,
     grain: Grain::Element,
     base: Base::None,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[WEIGHT, normalize(true)],
     differences: &[
         "sums in f64 whatever the inputs' dtype",
@@ -31,9 +27,7 @@ static SPEC: Spec = Spec {
         "base_model must be one of the models; mergekit takes it for one model more",
     ],
     check: combine::check_weights,
-    passes: |_, _| 1,
-    memory: |_, _| 0,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for Linear {

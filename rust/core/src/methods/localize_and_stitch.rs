@@ -9,7 +9,6 @@ pub(super) struct LocalizeAndStitch;
 
 static SPEC: Spec = Spec {
     name: "localize_and_stitch",
-    aliases: &[],
     sentence: "stitches each branch's largest changes into the base, their mean where several branches have one",
     paper: "He et al., Localize-and-Stitch (the form without data), arXiv 2408.13656",
     formula: "A = branches of which |x − b| is among the ⌊density·n⌋ largest (at least one); y = b + λ·Σ_A (x − b)/|A|, b where A is empty",
@@ -22,9 +21,6 @@ static SPEC: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Tensor,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[
         Parameter {
             default: Some(Value::Number(0.05)),
@@ -33,11 +29,9 @@ static SPEC: Spec = Spec {
         },
         LAMBDA,
     ],
-    differences: &[],
-    check: |_| Ok(()),
     passes: |_, _| 2,
     memory: |_, extent| select::memory(extent, extent.branches, 1),
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for LocalizeAndStitch {

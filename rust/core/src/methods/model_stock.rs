@@ -10,7 +10,6 @@ const SINGULAR: f64 = 1e-6;
 
 static SPEC: Spec = Spec {
     name: "model_stock",
-    aliases: &[],
     sentence: "goes from the base toward the mean of the branches, the further the more their deltas agree",
     paper: "Jang et al., Model Stock: All we need is just a few fine-tuned models, arXiv 2403.19522",
     formula: "c = mean cosine of all pairs of deltas; t = n·c/(1 + (n − 1)·c), 0 where |1 + (n − 1)·c| < 1e-6; \
@@ -25,8 +24,6 @@ static SPEC: Spec = Spec {
     grain: Grain::Row,
     base: Base::Required,
     fewest: 2,
-    most: None,
-    folds: false,
     parameters: &[Parameter {
         name: "filter_wise",
         kind: Type::Flag,
@@ -39,13 +36,12 @@ static SPEC: Spec = Spec {
         "a delta that is zero has the cosine 0 with every other",
         "norms and dot products are summed in f64; `weight`, which does nothing in mergekit, is no parameter",
     ],
-    check: |_| Ok(()),
     passes: |_, _| 2,
     memory: |parameters, extent| {
         let rows = parameters.flag("filter_wise");
         if rows { gram::memory_by_row(extent, extent.branches) } else { 0 }
     },
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for ModelStock {

@@ -8,7 +8,6 @@ pub(super) struct MultiSlerp;
 
 static SPEC: Spec = Spec {
     name: "multislerp",
-    aliases: &[],
     sentence: "the mean direction of the models (with a base, of what they changed), as long as they are on the average",
     paper: "Goddard, Multi-SLERP, the mergekit author's blog, 2025",
     formula: "u = d/|d|, d = x − b or x; m = Σ w·u; y = b + Σ w·|d| · m/|m|; where |m| < eps·Σ|w| y = b + Σ w·d",
@@ -21,9 +20,6 @@ static SPEC: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Tensor,
     base: Base::Optional,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[
         WEIGHT,
         Parameter {
@@ -50,8 +46,7 @@ static SPEC: Spec = Spec {
     ],
     check: |parameters| combine::check_sum(parameters, "normalize_weights"),
     passes: |parameters, _| if parameters.branches.len() > 1 { 2 } else { 1 },
-    memory: |_, _| 0,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for MultiSlerp {

@@ -7,7 +7,6 @@ pub(super) struct NearSwap;
 
 static SPEC: Spec = Spec {
     name: "nearswap",
-    aliases: &[],
     sentence: "steps from the base toward the other model by at most t in every element: near ones are taken over",
     paper: "alchemonaut, QuartetAnemoi-70B, a model card on the Hugging Face hub, 2024",
     formula: "y = b + max(−t, min(t, x − b)); y = x where |x − b| ≤ t",
@@ -20,9 +19,7 @@ static SPEC: Spec = Spec {
     space: Space::Weights,
     grain: Grain::Element,
     base: Base::First,
-    fewest: 1,
     most: Some(1),
-    folds: false,
     parameters: &[Parameter {
         name: "t",
         kind: Type::Number { low: 0.0, high: f64::MAX },
@@ -35,10 +32,7 @@ static SPEC: Spec = Spec {
         "an element within t has the model's own bits; steps in f64, rounded once",
         "a negative t is an error; mergekit returns the base",
     ],
-    check: |_| Ok(()),
-    passes: |_, _| 1,
-    memory: |_, _| 0,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for NearSwap {

@@ -13,7 +13,6 @@ const NOTHING: f64 = 1e-6;
 
 static SPEC: Spec = Spec {
     name: "nuslerp",
-    aliases: &[],
     sentence: "goes from one model to another along the great circle of their directions; with a base, of what they changed",
     paper: "Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985; the weights and the base are mergekit's",
     formula: "t = w₂/(w₁ + w₂), ½ where that is 0; θ the angle of d₁ and d₂, d = x − b or x; \
@@ -29,7 +28,6 @@ static SPEC: Spec = Spec {
     base: Base::Optional,
     fewest: 2,
     most: Some(2),
-    folds: false,
     parameters: &[
         WEIGHT,
         Parameter {
@@ -60,14 +58,13 @@ static SPEC: Spec = Spec {
         "an angle with a zero vector is taken for 0, whatever the scale of the others; mergekit adds 1e-7 to small norms",
         "`angle` says plainly what nuslerp_row_wise, which means columns, and nuslerp_flatten say",
     ],
-    check: |_| Ok(()),
     passes: |_, _| 2,
     memory: |parameters, extent| match angle(parameters) {
         "row" => gram::memory_by_row(extent, 2),
         "column" => gram::memory_by_column(extent, 2),
         _ => 0,
     },
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 /// What has an angle of its own.

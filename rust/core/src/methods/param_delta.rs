@@ -9,7 +9,6 @@ pub(super) struct ParamDelta;
 
 static SPEC: Spec = Spec {
     name: "param_delta",
-    aliases: &[],
     sentence: "adds to a new base what fine-tuning changed in an old one",
     paper: "Cao et al., ParamΔ for direct weight mixing, arXiv 2504.21023; Huang et al., Chat vector, arXiv 2310.04799",
     formula: "y = b + λ·Σ w·(x − o): b the new base, o the old one (the first model), x its fine-tunes (the others)",
@@ -23,8 +22,6 @@ static SPEC: Spec = Spec {
     grain: Grain::Element,
     base: Base::Required,
     fewest: 2,
-    most: None,
-    folds: false,
     parameters: &[
         Parameter {
             default: Some(Value::Number(1.0)),
@@ -33,11 +30,7 @@ static SPEC: Spec = Spec {
         },
         LAMBDA,
     ],
-    differences: &[],
-    check: |_| Ok(()),
-    passes: |_, _| 1,
-    memory: |_, _| 0,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for ParamDelta {

@@ -14,6 +14,23 @@ pub(super) const WEIGHT: Parameter = Parameter {
     help: "how much the model counts; used in full precision",
 };
 
+/// How much a model counts in a mean.
+pub(super) const SHARE: Parameter = Parameter {
+    name: "weight",
+    kind: Type::Number { low: 0.0, high: f64::MAX },
+    default: Some(Value::Number(1.0)),
+    per: Per::Model,
+    help: "how much the model counts; divided by the sum of all",
+};
+
+/// Refuses shares that are all 0.
+pub(super) fn check_shares(parameters: &Parameters) -> Result<()> {
+    if parameters.numbers("weight").iter().sum::<f64>() > 0.0 {
+        return Ok(());
+    }
+    Err(Error::recipe_with_hint("all values of `weight` are 0", "set one of them above 0"))
+}
+
 /// The share of a delta that is kept.
 pub(super) const DENSITY: Parameter = Parameter {
     name: "density",

@@ -8,7 +8,6 @@ pub(super) struct Passthrough;
 
 static SPEC: Spec = Spec {
     name: "passthrough",
-    aliases: &[],
     sentence: "one model as it is, or scaled",
     paper: "",
     formula: "y = scale·x",
@@ -21,9 +20,7 @@ static SPEC: Spec = Spec {
     space: Space::Weights,
     grain: Grain::Element,
     base: Base::None,
-    fewest: 1,
     most: Some(1),
-    folds: false,
     parameters: &[Parameter {
         name: "scale",
         kind: ANY,
@@ -31,11 +28,7 @@ static SPEC: Spec = Spec {
         per: Per::Model,
         help: "factor of every element",
     }],
-    differences: &[],
-    check: |_| Ok(()),
-    passes: |_, _| 1,
-    memory: |_, _| 0,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for Passthrough {

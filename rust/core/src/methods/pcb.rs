@@ -11,7 +11,6 @@ const EXTREME: f64 = 1e-4;
 
 static SPEC: Spec = Spec {
     name: "pcb",
-    aliases: &[],
     sentence: "lets the elements of the deltas compete, within each branch and between branches, and adds the winners' weighted mean",
     paper: "Du et al., Parameter competition balancing for model merging, arXiv 2410.02396; per tensor instead of per model",
     formula: "d = x − b with |d| cut to its quantiles 0.0001 and 0.9999; a = (|d| − min|d|)/(max|d| − min|d|); \
@@ -26,9 +25,6 @@ static SPEC: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Tensor,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[
         Parameter {
             name: "ratio",
@@ -39,11 +35,9 @@ static SPEC: Spec = Spec {
         },
         LAMBDA,
     ],
-    differences: &[],
-    check: |_| Ok(()),
     passes: |_, _| 3,
     memory: |_, extent| select::memory(extent, extent.branches, 2),
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for Pcb {

@@ -24,7 +24,6 @@ const PAPER: &str = "Behavior-aware merging of RL agents (RAM), arXiv 2601.13572
 
 static RAM: Spec = Spec {
     name: "ram",
-    aliases: &[],
     sentence: "takes in full what one branch alone changed, and the mean of what several changed",
     paper: PAPER,
     formula: "A = branches with |x − b| > epsilon; y = b + Σ_A (x − b)/|A|, b where A is empty",
@@ -37,20 +36,13 @@ static RAM: Spec = Spec {
     space: Space::Weights,
     grain: Grain::Element,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[EPSILON],
     differences: DIFFERENCES,
-    check: |_| Ok(()),
-    passes: |_, _| 1,
-    memory: |_, _| 0,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 static PLUS: Spec = Spec {
     name: "ramplus_tl",
-    aliases: &[],
     sentence: "takes what one branch alone changed, grown by how much else it shares, and the mean of what several changed",
     paper: PAPER,
     formula: "A = branches with |x − b| > epsilon; of each branch, over the tensor, shared and unique count the elements \
@@ -65,9 +57,6 @@ static PLUS: Spec = Spec {
     space: Space::Weights,
     grain: Grain::Tensor,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[
         EPSILON,
         Parameter {
@@ -86,10 +75,8 @@ static PLUS: Spec = Spec {
         },
     ],
     differences: DIFFERENCES,
-    check: |_| Ok(()),
     passes: |_, _| 2,
-    memory: |_, _| 0,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for Ram {

@@ -25,7 +25,6 @@ const FAMILIES: [&str; 12] = [
 
 static SPEC: Spec = Spec {
     name: "resmerge",
-    aliases: &[],
     sentence: "adds the consensus of the deltas' residuals beside their leading singular directions, and a little of those directions",
     paper: "Sun et al., ResMerge: Residual-based spectral merging, arXiv 2606.02252, and its released code",
     formula: "x − b = H + R, H its `rank` leading singular directions; q = Σ R/|R| of n branches, as a unit; c = mean cosine of R and q; \
@@ -42,9 +41,6 @@ static SPEC: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Tensor,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[
         Parameter {
             name: "rank",
@@ -76,7 +72,6 @@ static SPEC: Spec = Spec {
         },
         LAMBDA,
     ],
-    differences: &[],
     check,
     passes: |parameters, _| parameters.branches.len() as u64 + 2,
     memory: |parameters, extent| {
@@ -85,6 +80,7 @@ static SPEC: Spec = Spec {
         linalg::memory(extent, linalg::short_side(extent), &[(1, linalg::EIGEN)]) + heads
     },
     bits: Bits::Machine,
+    ..USUAL
 };
 
 fn check(parameters: &Parameters) -> Result<()> {

@@ -11,7 +11,6 @@ pub(super) struct Sce;
 
 static SPEC: Spec = Spec {
     name: "sce",
-    aliases: &[],
     sentence: "keeps the elements on which the branches differ most, weighs branches by their changes, and drops minority signs",
     paper: "Wan et al., FuseChat: Knowledge fusion of chat models (SCE), arXiv 2408.07990",
     formula: "S = the ⌊select_topk·m⌋ elements of largest variance over the branches, of the m where it is not 0 (all where \
@@ -26,9 +25,6 @@ static SPEC: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Tensor,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[
         Parameter {
             name: "select_topk",
@@ -51,13 +47,12 @@ static SPEC: Spec = Spec {
         "the selection is exact, and among equal variances at its end a hash of the element decides",
         "deltas in f32 and sums in f64 whatever the inputs' dtype",
     ],
-    check: |_| Ok(()),
     passes: |parameters, _| {
         let selected = parameters.number("select_topk");
         if selected > 0.0 && selected < 1.0 { 3 } else { 2 }
     },
     memory: |_, extent| select::memory(extent, 1, 1),
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for Sce {
@@ -80,9 +75,18 @@ impl Method for Sce {
         let weights: Vec<f64> = sums.iter().map(weight).collect();
         let growth = vec![1.0; count];
         let combine = Combine { weights, growth, vote: Vote::Plain, normalize: true, scale: 1.0 };
-        sparse(tensor, combine, false, move |i, block, kept| {
-            keep(block.branch(i), &selection.choose(block), kept);
-        })
+        Ok(Fit::new(move |block, out| {
+            let deltas: Vec<&[R]> = (0..count).map(|i| block.branch(i)).collect();
+            if matches!(selection, Selection::All) {
+                return combine.apply(&deltas, out);
+            }
+            let chosen = selection.choose(block);
+            let mut kept = vec![R::ZERO; count * block.length];
+            for (kept, delta) in kept.chunks_mut(block.length).zip(deltas) {
+                keep(delta, &chosen, kept);
+            }
+            combine.apply(&kept.chunks(block.length).collect::<Vec<_>>(), out);
+        }))
     }
 }
 
@@ -133,10 +137,7 @@ impl<R: Number> Selection<R> {
             Self::None => vec![R::ZERO; block.length],
             Self::Above { count, spread, order, stream } => {
                 let mut chosen = spreads(block, count);
-                for (chosen, element) in chosen.iter_mut().zip(block.start..) {
-                    let at_end = *chosen == spread && stream.order(element) <= order;
-                    *chosen = if *chosen > spread || at_end { one } else { R::ZERO };
-                }
+                choose(spread, order, stream, block.start, &mut chosen);
                 chosen
             }
         }
@@ -147,8 +148,30 @@ impl<R: Number> Selection<R> {
 fn spreads<R: Number>(block: &Block<'_, R>, count: usize) -> Vec<R> {
     let branches: Vec<&[R]> = (0..count).map(|i| block.branch(i)).collect();
     let mut out = vec![R::ZERO; block.length];
-    deviations(&branches, &mut out);
+    match branches[..] {
+        [one, other] => halves(one, other, &mut out),
+        _ => deviations(&branches, &mut out),
+    }
     out
+}
+
+vectorised! {
+    /// Turns spreads into ones and zeros.
+    fn choose<R: Number>(spread: R, order: u32, stream: Stream, start: u64, chosen: &mut [R]) {
+        for (chosen, element) in chosen.iter_mut().zip(start..) {
+            let at_end = (*chosen == spread) & (stream.order(element) <= order);
+            *chosen = if (*chosen > spread) | at_end { R::from_f64(1.0) } else { R::ZERO };
+        }
+    }
+}
+
+vectorised! {
+    /// Half the distance: the deviation of two.
+    fn halves<R: Number>(one: &[R], other: &[R], out: &mut [R]) {
+        for ((out, one), other) in out.iter_mut().zip(one).zip(other) {
+            *out = R::from_f64(0.5 * (one.to_f64() - other.to_f64()).abs());
+        }
+    }
 }
 
 vectorised! {

@@ -13,7 +13,6 @@ const PARALLEL: f64 = 0.9995;
 
 static SPEC: Spec = Spec {
     name: "slerp",
-    aliases: &[],
     sentence: "goes from the base to the other model along the great circle of their directions",
     paper: "Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985",
     formula: "c = ⟨b, x⟩/(|b|·|x|) over the tensor, θ = acos c; y = sin((1−t)θ)/sin θ·b + sin(tθ)/sin θ·x; \
@@ -27,9 +26,7 @@ static SPEC: Spec = Spec {
     space: Space::Weights,
     grain: Grain::Tensor,
     base: Base::First,
-    fewest: 1,
     most: Some(1),
-    folds: false,
     parameters: &[Parameter {
         name: "t",
         kind: ANY,
@@ -38,10 +35,8 @@ static SPEC: Spec = Spec {
         help: "0 is the base, 1 the other model",
     }],
     differences: &["norms and dot product are summed in f64, and the result is rounded once"],
-    check: |_| Ok(()),
     passes: |_, _| 2,
-    memory: |_, _| 0,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for Slerp {

@@ -11,7 +11,6 @@ const LOST: f64 = 1e-12;
 
 static SPEC: Spec = Spec {
     name: "swudi",
-    aliases: &[],
     sentence: "adds the delta that disturbs least what each branch does on the inputs that it was trained on, guessed from its delta",
     paper: "Cheng et al., Whoever started the interference should end it (WUDI), arXiv 2503.08099; closed form after arXiv 2606.07289",
     formula: "t = x − b; C = Σ tᵀt/|t|² = V·Λ·Vᵀ, D = Σ t·(tᵀt)/|t|²; φ = 1 − exp(−time·Λ) (1 where time is 0) on the ⌊keep·columns⌋ \
@@ -26,9 +25,6 @@ static SPEC: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Tensor,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[
         Parameter {
             name: "time",
@@ -53,12 +49,11 @@ static SPEC: Spec = Spec {
         },
         LAMBDA,
     ],
-    differences: &[],
-    check: |_| Ok(()),
     passes: |parameters, _| 2 * parameters.branches.len() as u64 + 1,
     // The start and the pull while the eigenvectors of the columns are found; then both along them.
     memory: |_, extent| linalg::memory(extent, extent.row, &[(2, linalg::EIGEN), (3, 2), (4, 1)]),
     bits: Bits::Machine,
+    ..USUAL
 };
 
 impl Method for Swudi {

@@ -8,7 +8,6 @@ pub(super) struct TaskArithmetic;
 
 static SPEC: Spec = Spec {
     name: "task_arithmetic",
-    aliases: &[],
     sentence: "the base plus the weighted sum of what the branches changed",
     paper: "Ilharco et al., Editing models with task arithmetic, arXiv 2212.04089",
     formula: "y = b + λ·Σ w·(x − b), divided by Σ w under normalize",
@@ -21,9 +20,6 @@ static SPEC: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Element,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[WEIGHT, normalize(false), LAMBDA],
     differences: &[
         "deltas in f32 and sums in f64 whatever the inputs' dtype",
@@ -31,9 +27,7 @@ static SPEC: Spec = Spec {
         "density and rescale, which do nothing in mergekit's, are no parameters",
     ],
     check: combine::check_weights,
-    passes: |_, _| 1,
-    memory: |_, _| 0,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for TaskArithmetic {

@@ -8,7 +8,6 @@ pub(super) struct Ties;
 
 static SPEC: Spec = Spec {
     name: "ties",
-    aliases: &[],
     sentence: "trims every delta to its largest elements, elects a sign, and adds what agrees with it",
     paper: "Yadav et al., TIES-Merging, arXiv 2306.01708",
     formula: "d = the k largest |x − b|, k = max(1, ⌊density·n⌋), times Σ|x − b|/Σ|d| under rescale; s = sign of Σ w·d (+ where it is 0); \
@@ -22,9 +21,6 @@ static SPEC: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Tensor,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[WEIGHT, DENSITY, rescale(false), normalize(true), LAMBDA],
     differences: &[
         "the cut is exact, and among equal magnitudes at it a hash of the element decides; mergekit's sort is unstable",
@@ -38,7 +34,7 @@ static SPEC: Spec = Spec {
         1 + u64::from(cuts) * (1 + u64::from(parameters.flag("rescale")))
     },
     memory: |_, extent| select::memory(extent, extent.branches, 1),
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for Ties {

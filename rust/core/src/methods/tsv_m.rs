@@ -11,7 +11,6 @@ const LOST: f64 = 1e-12;
 
 static SPEC: Spec = Spec {
     name: "tsv_m",
-    aliases: &[],
     sentence: "keeps the leading singular directions of each delta, turns them out of each other's way, and adds them",
     paper: "Gargiulo et al., Task singular vectors (TSV-Merge), arXiv 2412.00081, and its released code",
     formula: "x − b ≈ U_i·S_i·V_iᵀ, the ⌊min(rows, columns)/n⌋ largest singular values of each of n branches; U = [U_1 … U_n], V alike, S the \
@@ -26,9 +25,6 @@ static SPEC: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Tensor,
     base: Base::Required,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[
         Parameter {
             default: Some(Value::Number(1.0)),
@@ -37,14 +33,13 @@ static SPEC: Spec = Spec {
         },
         LAMBDA,
     ],
-    differences: &[],
-    check: |_| Ok(()),
     passes: |parameters, _| parameters.branches.len() as u64 + 1,
     // A delta while its eigenvectors are found, and the stacked vectors, of which one side is square.
     memory: |_, extent| {
         linalg::memory(extent, linalg::short_side(extent), &[(2, linalg::EIGEN + 1)])
     },
     bits: Bits::Machine,
+    ..USUAL
 };
 
 impl Method for TsvM {

@@ -7,7 +7,6 @@ pub(super) struct Wsm;
 
 static SPEC: Spec = Spec {
     name: "wsm",
-    aliases: &[],
     sentence: "averages the checkpoints of one run, listed from the oldest to the newest, as if its learning rate had decayed over them",
     paper: "Tian et al., WSM: Decay-free learning rate schedule via checkpoint merging, arXiv 2507.17634",
     formula: "y = Σ c·x over the checkpoints x₀ … x_k; v(p) the decay at p = i/(k + 1): c₀ = 1 − v₁, c_i = v_i − v_{i+1}, c_k = v_k; \
@@ -21,9 +20,6 @@ static SPEC: Spec = Spec {
     space: Space::Weights,
     grain: Grain::Element,
     base: Base::None,
-    fewest: 1,
-    most: None,
-    folds: false,
     parameters: &[Parameter {
         name: "decay",
         kind: Type::Choice(&["linear", "cosine", "sqrt"]),
@@ -31,11 +27,7 @@ static SPEC: Spec = Spec {
         per: Per::Global,
         help: "the decay that is imitated",
     }],
-    differences: &[],
-    check: |_| Ok(()),
-    passes: |_, _| 1,
-    memory: |_, _| 0,
-    bits: Bits::Everywhere,
+    ..USUAL
 };
 
 impl Method for Wsm {

@@ -82,6 +82,6 @@ fn magnitudes_that_share_a_bucket() {
     // All within a thousandth of one another, and some far below the others.
     let near: Vec<f64> = (0..2000).map(|e| f64::from(1.0 + mixed(e) as f32 / 1000.0)).collect();
     marked::<f32>(Dtype::F32, &near, 1000);
-    let far = |e: usize| f64::from(mixed(e) as f32 * if e % 3 == 0 { 1e-12 } else { 1.0 });
+    let far = |e: usize| f64::from(mixed(e) as f32 * if e.is_multiple_of(3) { 1e-12 } else { 1.0 });
     marked::<f32>(Dtype::F32, &(0..2000).map(far).collect::<Vec<_>>(), 1000);
 }
