@@ -6,7 +6,7 @@ A result is right within half an ulp of the output dtype and 8 roundings of Σ|w
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import branchmerge as bm
 import checkpoints
@@ -14,6 +14,9 @@ import numpy as np
 import oracles
 import pytest
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Real = NDArray[np.float64]
 Tensors = dict[str, Real]
@@ -30,11 +33,13 @@ SHAPES = {
 each_dtype = pytest.mark.parametrize("dtype", list(PRECISION))
 
 
-def make(directory: Path, dtype: str, *, branches: int, scale: float = 2e-3) -> list[Tensors]:
+def make(
+    directory: Path, dtype: str, *, branches: int, scale: float = 2e-3, shapes: Mapping[str, tuple[int, ...]] = SHAPES
+) -> list[Tensors]:
     """A base and its branches on the disk, `base`, `0`, `1` …; their values in f64."""
-    checkpoints.write(directory / "base", checkpoints.weights(1, dtype=dtype, shapes=SHAPES))
+    checkpoints.write(directory / "base", checkpoints.weights(1, dtype=dtype, shapes=shapes))
     for branch in range(branches):
-        tensors = checkpoints.weights(branch + 2, of=1, dtype=dtype, scale=scale, shapes=SHAPES)
+        tensors = checkpoints.weights(branch + 2, of=1, dtype=dtype, scale=scale, shapes=shapes)
         checkpoints.write(directory / str(branch), tensors)
     return [values(directory / name) for name in ("base", *map(str, range(branches)))]
 

@@ -6,7 +6,7 @@ mod tests;
 use crate::error::Result;
 use crate::fit::group::each_where;
 use crate::fit::number::{Key, Number};
-use crate::fit::random::Stream;
+use crate::fit::random::{Orders, Stream, before_turn};
 use crate::fit::select::{Found, Seen, select_by};
 use crate::fit::tensor::{Block, Tensor};
 
@@ -65,8 +65,12 @@ pub fn bands<R: Number>(tensor: &Tensor<'_, R>, quotas: &[Quota]) -> Result<Vec<
     let count = |block: &Block<'_, R>, lane: usize, seen: &mut Seen<R::Ranked>, _: &mut Vec<_>| {
         let stream = tensor.streams[searched[lane]];
         seen.all += block.length as u64;
+        let values = block.branch(searched[lane]);
         for found in &mut seen.looks {
-            sift(found, stream, block.start, block.branch(searched[lane]));
+            let (first, rest) = values.split_at(before_turn(block.start, values.len()));
+            sift(found, stream.orders(block.start), first);
+            let next = block.start + first.len() as u64;
+            sift(found, stream.orders(next), rest);
         }
     };
     let tops = searched.iter().any(|&i| quotas[i].above > 0);
@@ -97,15 +101,22 @@ impl<R: Number> Band<R> {
         match *self {
             Self::All => kept.copy_from_slice(values),
             Self::None => kept.fill(R::ZERO),
-            Self::Between(least, most) => keep(least, most, stream, start, values, kept),
+            Self::Between(least, most) => {
+                let (first, rest) = values.split_at(before_turn(start, values.len()));
+                let (kept, others) = kept.split_at_mut(first.len());
+                keep(least, most, stream.orders(start), first, kept);
+                if !rest.is_empty() {
+                    self.keep(stream, start + first.len() as u64, rest, others);
+                }
+            }
         }
     }
 }
 
 vectorised! {
-    fn keep<R: Number>(least: End<R>, most: End<R>, stream: Stream, start: u64, values: &[R], kept: &mut [R]) {
-        for ((kept, &value), element) in kept.iter_mut().zip(values).zip(start..) {
-            let (size, order) = (value.abs(), stream.order(element));
+    fn keep<R: Number>(least: End<R>, most: End<R>, orders: Orders, values: &[R], kept: &mut [R]) {
+        for ((kept, &value), further) in kept.iter_mut().zip(values).zip(0..) {
+            let (size, order) = (value.abs(), orders.at(further));
             // Of equal magnitudes the smaller number ranks higher.
             let reaches = (size > least.magnitude) | (size == least.magnitude) & (order <= least.order);
             let within = (size < most.magnitude) | (size == most.magnitude) & (order >= most.order);
@@ -115,20 +126,20 @@ vectorised! {
 }
 
 vectorised! {
-    /// Counts a branch's elements from `start` on around a look.
-    fn sift<R: Number>(found: &mut Found<R::Ranked>, stream: Stream, start: u64, values: &[R]) {
+    /// Counts a branch's elements around a look.
+    fn sift<R: Number>(found: &mut Found<R::Ranked>, orders: Orders, values: &[R]) {
         let ((low, last), (high, first)) = (R::of_ranked(found.look.low), R::of_ranked(found.look.high));
         let mut below = R::Key::default();
         each_where(
             values,
             |e, value| {
-                let (key, order) = (value.abs().key(), stream.order(start + e as u64));
+                let (key, order) = (value.abs().key(), orders.at(e as u32));
                 let under = (key < low) | (key == low) & (order > last);
                 let over = (key > high) | (key == high) & (order < first);
                 below = below.plus(under);
                 !(under | over)
             },
-            |e, value| found.between.push(value.ranked(stream.order(start + e as u64))),
+            |e, value| found.between.push(value.ranked(orders.at(e as u32))),
         );
         found.below += below.wide() as u64;
     }

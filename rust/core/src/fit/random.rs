@@ -44,17 +44,49 @@ impl Stream {
     }
 
     /// A number that decides among equals: no two elements within 2³² of each other have the same.
+    #[inline(always)]
+    #[must_use]
+    pub fn order(&self, element: u64) -> u32 {
+        self.orders(element).at(0)
+    }
+
+    /// The numbers that decide among equals, of the elements from `start` on up to the next multiple of 2³².
+    #[inline(always)]
+    #[must_use]
+    pub fn orders(&self, start: u64) -> Orders {
+        let high = ((start >> 32) as u32).wrapping_mul(0x9e37_79b9);
+        Orders {
+            first: (start as u32).wrapping_add(high).wrapping_add(self.order[0]),
+            key: self.order[1],
+        }
+    }
+}
+
+/// [`Stream::orders`]: what they begin with is computed once, so that a loop over them has numbers of 32 bits alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Orders {
+    first: u32,
+    key: u32,
+}
+
+impl Orders {
+    /// The number of the element that comes so many after the first.
     ///
     /// The mixing is the finalizer of `MurmurHash3` (Appleby, public domain), with a part of the key between its steps.
     #[inline(always)]
     #[must_use]
-    pub fn order(&self, element: u64) -> u32 {
-        let high = ((element >> 32) as u32).wrapping_mul(0x9e37_79b9);
-        let mut x = (element as u32).wrapping_add(high).wrapping_add(self.order[0]);
-        x = (x ^ (x >> 16)).wrapping_mul(0x85eb_ca6b).wrapping_add(self.order[1]);
+    pub fn at(self, further: u32) -> u32 {
+        let mut x = self.first.wrapping_add(further);
+        x = (x ^ (x >> 16)).wrapping_mul(0x85eb_ca6b).wrapping_add(self.key);
         x = (x ^ (x >> 13)).wrapping_mul(0xc2b2_ae35);
         x ^ (x >> 16)
     }
+}
+
+/// How many of the elements from `start` on lie before the next multiple of 2³², of so many.
+#[must_use]
+pub fn before_turn(start: u64, count: usize) -> usize {
+    ((1u64 << 32) - (start & 0xffff_ffff)).min(count as u64) as usize
 }
 
 /// How many Philox counters are advanced in one loop, for the vector units.
