@@ -24,8 +24,18 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "ties": {"weight": [0.7, 0.3], "density": 0.5},
     "dare_linear": {"weight": [0.7, 0.3], "density": 0.5},
     "dare_ties": {"weight": [0.7, 0.3], "density": 0.5},
+    "della_linear": {"weight": [0.7, 0.3], "density": 0.5},
+    "della": {"weight": [0.7, 0.3], "density": 0.5},
+    "breadcrumbs": {"weight": [0.7, 0.3], "density": 0.5},
+    "breadcrumbs_ties": {"weight": [0.7, 0.3], "density": 0.5},
+    "sce": {"select_topk": 0.5},
+    "nuslerp": {"weight": [0.7, 0.3], "angle": "row"},
+    "multislerp": {"weight": [0.7, 0.3]},
+    "cabs": {"weight": [0.7, 0.3]},
+    "nearswap": {"t": 0.001},
 }
-METHODS = sorted(branchmerge.methods())
+METHODS = sorted(name for name, method in branchmerge.methods().items() if method.bits == "everywhere")
+"""The others have a file of their own."""
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +55,8 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def fused(room: Path, method: str, out: Path, **options: Any) -> dict[str, str]:
     """Fuse by a method into `out`; the contents."""
     spec = branchmerge.methods()[method]
-    branches = ["a"] if method == "passthrough" else ["a", "b"]
+    alone = spec.branches[1] == 1 and spec.base != "first"
+    branches = ["a"] if alone else ["a", "b"]
     base = room / "base" if spec.base == "required" else None
     parameters = PARAMETERS.get(method, {})
     branchmerge.fuse(*(room / name for name in branches), method=method, base=base, out=out, **parameters, **options)

@@ -37,7 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from branchmerge.cli import terminal
 
         status = terminal.tell(error, verbose="--verbose" in said)
-    return _flushed(status)
+    try:
+        status = _flushed(status)
+    except Stopped as stopped:
+        status = stopped.status
+    _listen_no_more()
+    return status
 
 
 def _mend_streams() -> None:
@@ -61,6 +66,13 @@ def _listen() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) in {signal.SIG_DFL, signal.default_int_handler}:
             signal.signal(number, _stop)
+
+
+def _listen_no_more() -> None:
+    """What is done is done: a signal while the interpreter ends must not make it look otherwise."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is _stop:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:

@@ -58,9 +58,9 @@ impl Method for Pcb {
         };
         let mut arena = Arena { ends: cuts.iter().map(ends).collect(), scores: Vec::new() };
         let push = |block: &Block<'_, R>, lane: usize, keys: &mut Vec<u64>| {
-            let sums = sums(block, count);
-            let values = block.branch(lane).iter().zip(&sums);
-            keys.extend(values.map(|(value, sum)| arena.compete(lane, value.to_f64(), *sum).key()));
+            let mut scores = vec![0.0; block.length];
+            arena.compete(lane, block.branch(lane), &sums(block, count), &mut scores);
+            keys.extend(scores.iter().map(|score| score.key()));
         };
         let ratio = parameters.number("ratio");
         let winners = |_: usize, all: u64| {
@@ -76,16 +76,20 @@ impl Method for Pcb {
         let scale = parameters.number("lambda");
         Ok(Fit::new(move |block: &Block<'_, R>, out: &mut [R]| {
             let sums = sums(block, count);
-            for (e, out) in out.iter_mut().enumerate() {
-                let (mut won, mut shares) = (0.0, 0.0);
-                for i in 0..count {
-                    let delta = block.branch(i)[e].to_f64();
-                    let share = arena.share(i, arena.compete(i, delta, sums[e]));
-                    won += share * arena.cut(i, delta);
-                    shares += share;
-                }
-                *out = if shares > 0.0 { R::from_f64(scale * (won / shares)) } else { R::ZERO };
+            let (mut won, mut shares) = (vec![0.0; block.length], vec![0.0; block.length]);
+            let mut scores = vec![0.0; block.length];
+            for i in 0..count {
+                arena.compete(i, block.branch(i), &sums, &mut scores);
+                win(
+                    arena.ends[i],
+                    arena.scores[i],
+                    block.branch(i),
+                    &scores,
+                    &mut won,
+                    &mut shares,
+                );
             }
+            divide(scale, &won, &shares, out);
         }))
     }
 }
@@ -113,25 +117,54 @@ struct Arena {
 }
 
 impl Arena {
-    /// A delta with its size cut.
-    fn cut(&self, i: usize, delta: f64) -> f64 {
-        let [low, high] = self.ends[i];
-        let size = delta.abs().max(low).min(high);
-        if delta == 0.0 { 0.0 } else { size * delta.signum() }
+    /// The scores of a branch's elements, given the sums of all branches' ones.
+    fn compete<R: Number>(&self, i: usize, deltas: &[R], sums: &[f64], scores: &mut [f64]) {
+        compete(self.ends.len() as f64, self.ends[i], deltas, sums, scores);
     }
+}
 
-    /// An element's score.
-    fn compete(&self, i: usize, delta: f64, sum: f64) -> f64 {
-        let [low, high] = self.ends[i];
-        let size = delta.abs().max(low).min(high);
-        let place = if high > low { (size - low) / (high - low) } else { 0.0 };
-        let inner = Number::exp(self.ends.len() as f64 * place * place);
-        inner * number::tanh(delta * sum)
+/// A size between the least and the greatest of its branch.
+#[inline(always)]
+fn cut(size: f64, [low, high]: [f64; 2]) -> f64 {
+    let size = if size < low { low } else { size };
+    if size > high { high } else { size }
+}
+
+vectorised! {
+    fn compete<R: Number>(branches: f64, ends: [f64; 2], deltas: &[R], sums: &[f64], scores: &mut [f64]) {
+        let [low, high] = ends;
+        let step = if high > low { 1.0 / (high - low) } else { 0.0 };
+        for ((score, delta), &sum) in scores.iter_mut().zip(deltas).zip(sums) {
+            let delta = delta.to_f64();
+            let place = (cut(delta.abs(), ends) - low) * step;
+            *score = Number::exp(branches * place * place) * number::tanh(delta * sum);
+        }
     }
+}
 
-    fn share(&self, i: usize, score: f64) -> f64 {
-        let [least, most] = self.scores[i];
-        if most > least { (score - least).max(0.0) / (most - least) } else { 0.0 }
+vectorised! {
+    /// Adds what a branch wins, and its shares.
+    fn win<R: Number>(ends: [f64; 2], scores_of: [f64; 2], deltas: &[R], scores: &[f64], won: &mut [f64], shares: &mut [f64]) {
+        let [least, most] = scores_of;
+        let step = if most > least { 1.0 / (most - least) } else { 0.0 };
+        for (((won, shares), delta), &score) in won.iter_mut().zip(shares).zip(deltas).zip(scores) {
+            let delta = delta.to_f64();
+            let size = cut(delta.abs(), ends);
+            let signed = if delta < 0.0 { -size } else { size };
+            let signed = if delta == 0.0 { 0.0 } else { signed };
+            let above = if score > least { score - least } else { 0.0 };
+            *won += above * step * signed;
+            *shares += above * step;
+        }
+    }
+}
+
+vectorised! {
+    fn divide<R: Number>(scale: f64, won: &[f64], shares: &[f64], out: &mut [R]) {
+        for ((out, &won), &shares) in out.iter_mut().zip(won).zip(shares) {
+            let merged = scale * (won / if shares > 0.0 { shares } else { 1.0 });
+            *out = R::from_f64(if shares > 0.0 { merged } else { 0.0 });
+        }
     }
 }
 
@@ -174,5 +207,5 @@ mod properties {
         case.on_base(vec![(0..all).map(element).collect()])
     }
 
-    check!(Pcb, naive, "0255bbbba4fef22b");
+    check!(Pcb, naive, "7e77c52d0dd29712");
 }
