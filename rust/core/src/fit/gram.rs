@@ -162,7 +162,7 @@ fn finite(gram: Gram, tensor: &str) -> Result<Gram> {
     if gram.entries.iter().all(|entry| entry.is_finite()) {
         return Ok(gram);
     }
-    Err(Error::recipe("its elements are too large to be squared").tensor(tensor))
+    Err(Error::malformed("its elements are too large to be squared").tensor(tensor))
 }
 
 fn add<R: Number>(sums: &mut [Sum], block: &Block<'_, R>, size: usize) {
@@ -208,5 +208,34 @@ vectorised! {
                 sum[lane] += difference * difference;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fit::method::Space;
+    use crate::fit::properties::Room;
+    use crate::read::dtype::Dtype;
+
+    #[test]
+    fn products_distances_rows_and_columns() {
+        let operands = [vec![1.0, 2.0, 3.0, 4.0], vec![0.5, -1.0, 2.0, 0.0]];
+        let room = Room::new(Dtype::F32, &operands, 2);
+        let tensor = room.tensor::<f32>(Space::Weights, false, 2);
+        let whole = products(&tensor).expect("products");
+        assert_eq!([whole.at(0, 0), whole.at(0, 1), whole.at(1, 1)], [30.0, 4.5, 5.25]);
+        assert_eq!(distances(&tensor).expect("distances").at(0, 1), 0.25 + 9.0 + 1.0 + 16.0);
+        let both = |gram: &Gram| gram.at(0, 1);
+        assert_eq!(by_row(&tensor, both).expect("rows"), [-1.5, 6.0]);
+        assert_eq!(by_column(&tensor, both).expect("columns"), [6.5, -2.0]);
+    }
+
+    #[test]
+    fn squares_that_overflow_are_an_error() {
+        let room = Room::new(Dtype::F64, &[vec![1e200; 3], vec![1.0; 3]], 3);
+        let tensor = room.tensor::<f64>(Space::Weights, false, 1);
+        let said = products(&tensor).expect_err("too large").to_string();
+        assert!(said.contains("too large to be squared"), "{said}");
     }
 }

@@ -165,9 +165,8 @@ pub fn eigen(matrix: &Matrix, tensor: &str) -> Result<(Vec<f64>, Matrix)> {
         faer::Spec::default(),
     );
     if found.is_err() || !values.column_vector().iter().all(|value| value.is_finite()) {
-        let what = "its eigenvalues were not found: the iteration did not converge";
-        let hint = "merge it with another method";
-        return Err(Error::recipe_with_hint(what, hint).tensor(tensor));
+        let what = "its singular directions were not found: another method may merge it";
+        return Err(Error::malformed(what).tensor(tensor));
     }
     let mut turned = Matrix::zeros(size, size)?;
     let mut descending = Vec::with_capacity(size);
