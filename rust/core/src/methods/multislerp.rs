@@ -40,7 +40,7 @@ static SPEC: Spec = Spec {
     differences: &[
         "mergekit's tangents at the mean sum to zero, so that its exponential map adds nothing: this is what it comes to",
         "directions that cancel are added as they are, however many; mergekit ends with an error for three or more",
-        "a tensor that no model changed is the base's, bit for bit; mergekit ends with an error",
+        "a tensor that no model changed is the base's, bit for bit; mergekit ends with an error where there are three models or more",
         "norms and dot products are summed in f64, and no eps is added to a norm",
         "weights that sum to 0 under normalize_weights are an error",
     ],

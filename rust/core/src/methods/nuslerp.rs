@@ -54,8 +54,7 @@ static SPEC: Spec = Spec {
     ],
     differences: &[
         "norms and dot products are summed in f64, and the result is rounded once",
-        "(nearly) parallel vectors are mixed with 1 − t and t; mergekit changes the two",
-        "an angle with a zero vector is taken for 0, whatever the scale of the others; mergekit adds 1e-7 to small norms",
+        "an angle with a zero vector is taken for 0, so that it is a line; mergekit takes it for a right angle, and norms below 1e-7 for 1e-7",
         "`angle` says plainly what nuslerp_row_wise, which means columns, and nuslerp_flatten say",
     ],
     passes: |_, _| 2,
