@@ -125,6 +125,8 @@ def closing_rows(result: Result) -> list[list[str]]:
     rows = [["method", result.method], ["tensors", f"{result.tensors:,}"], ["elements", f"{result.elements:,}"]]
     if result.share_taken is not None:
         rows.append(["share taken", f"{100 * result.share_taken:.2f} %"])
+    for found in result.surveys:
+        rows += [[f"{name} found", ", ".join(f"{value:.4g}" for value in values)] for name, values in found.items()]
     if result.resumed_tensors:
         rows.append(["resumed", f"{result.resumed_tensors:,} tensors"])
     rows += [["time", f"{result.seconds:.2f} s"], ["read", terminal.size(result.bytes_read)]]

@@ -71,8 +71,9 @@ def fuse(
     """Fuse checkpoints into one, written to the directory `out` (`a-b-arcee` in the working directory by default).
 
     Further keywords are the method's parameters: one value for all branches, or a list with one a branch. A parameter
-    whose name is a word of Python takes an underscore: `lambda_=0.8`. Raises `RecipeError` with every problem before
-    anything is written, `CheckpointError`, `OutputExists` or `OSError`. The same call again resumes an unfinished one.
+    whose name is a word of Python takes an underscore: `lambda_=0.8`. `auto_weight="nan"` and `lines=(0.5, 1.5)` go
+    with any method, as in a recipe. Raises `RecipeError` with every problem before anything is written,
+    `CheckpointError`, `OutputExists` or `OSError`. The same call again resumes an unfinished one.
     """
     known = methods()
     values = {name.removesuffix("_"): value for name, value in parameters.items()}

@@ -26,6 +26,8 @@ UNITS = {
 }
 SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]*)?|\.[0-9]+)[ ]?([A-Za-z]*)")
 SIZES = "sizes are written 8GiB, 500MB, 1.5 GB or a number of bytes"
+MODIFIERS = {"auto_weight", "lines"}
+"""Keys of a recipe that go with any method, and are given to `fuse` like its parameters."""
 LONGEST_STEM = 120
 """Bytes of the longest name of a result that is made from its inputs' names."""
 
@@ -90,14 +92,18 @@ def fused(
         if spec.base == "first":
             chosen = models[0]["model"]
     branches = [model for model in models if spec is None or spec.base == "none" or model["model"] != chosen]
-    shared = _spread(parameters, branches, spec)
+    modifiers = {name: value for name, value in parameters.items() if name in MODIFIERS}
+    shared = _spread({name: parameters[name] for name in parameters.keys() - modifiers}, branches, spec)
     if chosen is not None:
         content["base_model"] = chosen
         # Of two models the base is the left one, wherever it was listed.
         models.sort(key=lambda model: spec is not None and spec.base == "first" and model["model"] != chosen)
     if shared:
-        content["parameters"] = shared
-    return from_data(content)
+        content["parameters"] = {name: shared[name] for name in parameters if name in shared}
+    ends = modifiers.get("lines")
+    if isinstance(ends, list | tuple) and len(ends) == 2:  # noqa: PLR2004 (the first layer's and the last's)
+        modifiers["lines"] = dict(zip(("first", "last"), ends, strict=True))
+    return from_data({**content, **modifiers})
 
 
 def allowing(rules: Mapping[str, str] | Iterable[str]) -> dict[str, str]:

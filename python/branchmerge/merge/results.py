@@ -18,7 +18,7 @@ class Progress:
     """How far a merge or a verification is."""
 
     phase: str
-    """`checking` what an earlier run left, `merging`, `syncing`."""
+    """`checking` what an earlier run left, `surveying` the whole model, `merging`, `syncing`."""
     bytes_done: int
     bytes_total: int
     tensors_done: int
@@ -138,6 +138,8 @@ class Result:
     """Tensors that an earlier, unfinished run had written."""
     share_taken: float | None
     """Elements taken from the other branch and changed by it, of all; for methods that take elements."""
+    surveys: tuple[dict[str, Any], ...]
+    """What was found over the whole model before the work: `weight` or `cut`, one number a branch."""
     warnings: tuple[str, ...]
     allowed: tuple[dict[str, Any], ...]
     statistics: dict[str, dict[str, Any]] = field(repr=False)
@@ -154,6 +156,7 @@ class Result:
             inputs=tuple(said.get("inputs") or ()),
             seconds=float(said.get("seconds") or 0.0),
             share_taken=(said.get("shares") or {}).get("share_taken"),
+            surveys=tuple((said.get("shares") or {}).get("surveys") or ()),
             warnings=tuple(said.get("warnings") or ()),
             allowed=tuple(said.get("allowed") or ()),
             statistics=dict(said.get("statistics") or {}),

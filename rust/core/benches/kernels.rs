@@ -8,8 +8,9 @@ use std::hint::black_box;
 use std::path::Path;
 
 use branchmerge_core::fit::linalg::{self, Factor, Matrix};
-use branchmerge_core::fit::method::{AnyMethod, Base, Parameters, Value};
+use branchmerge_core::fit::method::{AnyMethod, Base};
 use branchmerge_core::fit::node::Node;
+use branchmerge_core::fit::parameters::{Parameters, Value};
 use branchmerge_core::fit::random::Stream;
 use branchmerge_core::fit::tensor::{BLOCK, Context, Leaf, Operand, Reader, Tensor};
 use branchmerge_core::methods;

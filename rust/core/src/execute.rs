@@ -1,5 +1,6 @@
 //! A plan becomes bytes: what an earlier run left is checked, tensors are fused and written, the result is put in place.
 
+mod build;
 mod describe;
 mod fuse;
 mod inputs;
@@ -7,6 +8,7 @@ mod lent;
 mod manifest;
 mod memory;
 mod prepare;
+mod survey;
 
 pub use describe::{describe, describe_error};
 pub use lent::{Receive, fuse_lent};
@@ -18,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
+use crate::fit::survey::Answer;
 use crate::parallel::{Phase, Progress, Team, lock, with_companion};
 use crate::plan::plan::{Job, Plan, SMALL};
 use crate::read::source::LostPages;
@@ -59,16 +62,18 @@ pub fn execute(
     }
     let (output, claims) = Output::begin(target, &plan.layout, &run, plan.overwrite)?;
     let disk = Disk { plan, output: &output, written: AtomicU64::new(0) };
-    let work = Work::new(plan, &disk, team, progress);
+    let mut work = Work::new(plan, &disk, team, progress);
     work.keep(disk.agreeing(claims, team, progress)?);
     let resumed = Resumed::of(plan, &lock(&work.finished));
-    with_companion(|ended| disk.keep_busy(ended, &peak), || work.fuse_all())?;
+    let fuse = || work.survey().and_then(|()| work.fuse_all());
+    with_companion(|ended| disk.keep_busy(ended, &peak), fuse)?;
+    let found = work.answers.iter().map(Answer::describe).collect();
     let finished = work.finished()?;
     let unread = inputs::hash_unread(plan, team, progress)?;
     progress.check()?;
     progress.begin(Phase::Syncing, 0, 0);
     let sidecars = manifest::sidecars(plan, files);
-    let manifest = manifest::manifest(plan, &finished, unread, &sidecars)?;
+    let manifest = manifest::manifest(plan, &finished, found, unread, &sidecars)?;
     let unchanged =
         || plan.checkpoints.iter().try_for_each(super::read::checkpoint::Checkpoint::unchanged);
     output.publish(&sidecars, &manifest, &unchanged)?;
@@ -197,6 +202,8 @@ struct Work<'w> {
     sink: &'w dyn Sink,
     team: Team,
     progress: &'w Progress,
+    /// What surveys of the whole model found.
+    answers: Vec<Answer>,
     /// What is done, in the order of the jobs.
     finished: Mutex<Vec<Option<Finished>>>,
 }
@@ -204,13 +211,19 @@ struct Work<'w> {
 impl<'w> Work<'w> {
     fn new(plan: &'w Plan, sink: &'w dyn Sink, team: Team, progress: &'w Progress) -> Self {
         let finished = Mutex::new((0..plan.jobs.len()).map(|_| None).collect());
-        Self { plan, sink, team, progress, finished }
+        Self { plan, sink, team, progress, answers: Vec::new(), finished }
     }
 
     /// Takes jobs for done.
     fn keep(&self, done: Vec<(usize, Finished)>) {
         let mut finished = lock(&self.finished);
         done.into_iter().for_each(|(at, one)| finished[at] = Some(one));
+    }
+
+    /// Asks what must be known of the whole model.
+    fn survey(&mut self) -> Result<()> {
+        self.answers = survey::answer_all(self.plan, self.team, self.progress)?;
+        Ok(())
     }
 
     /// All that is done, which must be all there is.

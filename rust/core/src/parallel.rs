@@ -191,6 +191,8 @@ pub struct Progress {
 pub enum Phase {
     /// Hashing what an earlier run left, or what is to be verified.
     Checking,
+    /// Looking at the whole model before any tensor is fused.
+    Surveying,
     /// Fusing.
     Merging,
     /// Waiting for the disk.
@@ -198,13 +200,14 @@ pub enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 3] = [Self::Checking, Self::Merging, Self::Syncing];
+    const ALL: [Self; 4] = [Self::Checking, Self::Surveying, Self::Merging, Self::Syncing];
 
     /// The word front ends show.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Checking => "checking",
+            Self::Surveying => "surveying",
             Self::Merging => "merging",
             Self::Syncing => "syncing",
         }
@@ -244,7 +247,7 @@ impl Progress {
     /// Phase, bytes done and in all, tensors done and in all.
     #[must_use]
     pub fn read(&self) -> (Phase, [u64; 4]) {
-        let phase = Phase::ALL[self.phase.load(Ordering::Relaxed).min(2)];
+        let phase = Phase::ALL[self.phase.load(Ordering::Relaxed).min(Phase::ALL.len() - 1)];
         let figures =
             [&self.bytes_done, &self.bytes_total, &self.tensors_done, &self.tensors_total];
         (phase, figures.map(|figure| figure.load(Ordering::Relaxed)))

@@ -6,15 +6,14 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
 use super::Work;
+use super::build::{Build, stored};
 use crate::error::{Error, Kind, Result};
-use crate::fit::method::{Fitted, Space};
+use crate::fit::method::Fitted;
 use crate::fit::node::{Node, Tally};
-use crate::fit::random::Stream;
-use crate::fit::tensor::{BLOCK, Context, Leaf, Operand, Reader, Tensor};
+use crate::fit::tensor::{BLOCK, Leaf, Reader};
 use crate::parallel::Team;
-use crate::plan::expression::{Expression, Merge, StoredAt};
-use crate::plan::plan::{self, Job, Plan};
-use crate::read::header::Stored;
+use crate::plan::expression::{Expression, StoredAt};
+use crate::plan::plan::{self, Plan};
 use crate::read::source::Source;
 use crate::read::tree_hash::{self, Part};
 use crate::write::output::Finished;
@@ -75,7 +74,8 @@ fn merge<R: Fitted>(
     team: Team,
 ) -> Result<Finished> {
     let job = &work.plan.jobs[at];
-    let build = Build { work, job, team };
+    let build =
+        Build { plan: work.plan, answers: &work.answers, progress: work.progress, job, team };
     let Expression::Merge(root) = expression else {
         let what = "a plan's merge is a stored tensor".into();
         return Err(Kind::Internal { what }.into());
@@ -179,65 +179,6 @@ fn stretch<R: Fitted>(
         work.progress.add_bytes(bytes.len() as u64);
     }
     Ok(done)
-}
-
-fn stored<'p>(plan: &'p Plan, input: usize, tensor: &str) -> (&'p Source, &'p Stored) {
-    let checkpoint = &plan.checkpoints[input];
-    let stored = &checkpoint.tensors[tensor];
-    (&checkpoint.files[stored.file], stored)
-}
-
-/// Turns an expression of the plan into fitted nodes, from the leaves up.
-struct Build<'b> {
-    work: &'b Work<'b>,
-    job: &'b Job,
-    team: Team,
-}
-
-impl<'b> Build<'b> {
-    fn node<R: Fitted>(&self, merge: &'b Merge, place: &mut Vec<usize>) -> Result<Node<'b, R>> {
-        let plan = self.work.plan;
-        let mut operands = Vec::with_capacity(merge.operands.len());
-        for (position, operand) in merge.operands.iter().enumerate() {
-            operands.push(match operand {
-                Expression::Stored(at) => {
-                    let (source, stored) = stored(plan, at.input, &at.tensor);
-                    let label = &plan.labels[at.input];
-                    Operand::Leaf(Leaf { source, stored, label, input: at.input })
-                }
-                Expression::Merge(inner) => {
-                    place.push(position);
-                    let node = self.node(inner, place)?;
-                    place.pop();
-                    Operand::Node(Box::new(node))
-                }
-            });
-        }
-        let stream = |&branch: &usize| {
-            place.push(branch);
-            let stream = Stream::new(merge.seed, &self.job.name, place);
-            place.pop();
-            stream
-        };
-        let streams = merge.branches.iter().map(stream).collect();
-        let space = if merge.has_base { merge.method.spec().space } else { Space::Weights };
-        let elements = self.job.elements();
-        let tensor = Tensor {
-            name: &self.job.name,
-            elements,
-            row_length: self.job.row(),
-            columns: self.job.columns(),
-            space,
-            has_base: merge.has_base,
-            streams,
-            team: self.team,
-            context: Context { progress: self.work.progress, carry: plan.carry },
-            operands,
-        };
-        let fit = R::fit(merge.method, &tensor, &merge.parameters)?;
-        let (factor, rounding) = (merge.factor, merge.rounding);
-        Ok(Node { tensor, kernel: fit.kernel, factor, rounding, figures: fit.figures })
-    }
 }
 
 /// What the result tells of a tensor: the method's figures, and the shares of elements that were taken and changed.

@@ -52,7 +52,8 @@ pub fn fuse_lent(
         return Err(Error::from(Kind::Internal { what }));
     }
     let rooms = Rooms(rooms);
-    let work = Work::new(plan, &rooms, Team::new(plan.threads), progress);
+    let mut work = Work::new(plan, &rooms, Team::new(plan.threads), progress);
+    work.survey()?;
     work.fuse_all()?;
     work.finished().map(drop)
 }

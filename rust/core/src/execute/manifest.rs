@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::inputs::{self, Hashes};
 use crate::error::{Result, shown};
+use crate::fit::method::Bits;
 use crate::plan::layout::Placed;
 use crate::plan::plan::{Job, Plan, Small};
 use crate::write::manifest::{Manifest, TensorEntry};
@@ -35,10 +36,11 @@ pub(super) fn sidecars(plan: &Plan, files: &[(String, Vec<u8>)]) -> Vec<Sidecar>
     carried.chain(given).collect()
 }
 
-/// The manifest; `finished` are the tensors in the order of the jobs.
+/// The manifest; `finished` are the tensors in the order of the jobs, `found` the answers of the plan's surveys.
 pub(super) fn manifest<'p>(
     plan: &'p Plan,
     finished: &'p [Finished],
+    found: Vec<Value>,
     unread: Hashes<'p>,
     sidecars: &[Sidecar],
 ) -> Result<Manifest<'p>> {
@@ -52,18 +54,16 @@ pub(super) fn manifest<'p>(
         json!({ "rule": allowed.rule, "tensor": allowed.tensor, "branch": allowed.branch })
     });
     let warnings = plan.warnings.iter().cloned().chain(told.warnings()).collect();
+    let statistics = whole(&told, found);
     Ok(Manifest {
         branchmerge: env!("CARGO_PKG_VERSION").into(),
         format: FORMAT,
         recipe: plan.recipe.clone(),
         inputs: inputs::fingerprinted(plan, &hashes).into(),
-        bits: "everywhere".into(),
+        bits: bits(plan).into(),
         allowed: planned.chain(told.carried).collect(),
         warnings,
-        statistics: match told.taken {
-            Some(taken) => json!({ "share_taken": taken as f64 / told.elements.max(1) as f64 }),
-            None => json!({}),
-        },
+        statistics,
         files: file_entries(&plan.layout, sidecars)?,
         tensors: plan
             .layout
@@ -73,6 +73,23 @@ pub(super) fn manifest<'p>(
             .map(|(placed, finished)| ((&*placed.name).into(), entry(plan, placed, finished)))
             .collect(),
     })
+}
+
+/// Where the same bits come out.
+fn bits(plan: &Plan) -> &'static str {
+    if plan.jobs.iter().any(|job| job.bits() == Bits::Machine) { "machine" } else { "everywhere" }
+}
+
+/// What is told of the model as a whole.
+fn whole(told: &Told<'_>, found: Vec<Value>) -> Value {
+    let mut whole = json!({});
+    if let Some(taken) = told.taken {
+        whole["share_taken"] = json!(taken as f64 / told.elements.max(1) as f64);
+    }
+    if !found.is_empty() {
+        whole["surveys"] = found.into();
+    }
+    whole
 }
 
 fn entry<'p>(plan: &'p Plan, placed: &'p Placed, finished: &'p Finished) -> TensorEntry<'p> {

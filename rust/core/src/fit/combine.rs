@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::fit::group::{LANES, group, put};
-use crate::fit::method::Parameters;
 use crate::fit::number::Number;
+use crate::fit::parameters::Parameters;
 
 /// Weights whose sum is below this share of their magnitudes sum to nothing.
 const NOTHING: f64 = 1e-8;

@@ -6,6 +6,7 @@ mod tests;
 use crate::error::Result;
 use crate::fit::group::each_where;
 use crate::fit::number::{Key, Number};
+use crate::fit::parameters::{Cut, Parameters};
 use crate::fit::random::{Orders, Stream, before_turn};
 use crate::fit::select::{Found, Seen, select_by};
 use crate::fit::tensor::{Block, Tensor};
@@ -47,6 +48,20 @@ pub struct End<R> {
     order: u32,
 }
 
+/// The band of each branch with the share of its elements that `density` says: of the whole model where the parameters
+/// have its cuts, else of this tensor.
+pub fn bands_by_density<R: Number>(
+    tensor: &Tensor<'_, R>,
+    parameters: &Parameters,
+) -> Result<Vec<Band<R>>> {
+    if !parameters.cuts.is_empty() {
+        return Ok(parameters.cuts.iter().map(Band::of_cut).collect());
+    }
+    let densities = parameters.numbers("density");
+    let quotas = densities.iter().map(|&density| Quota::largest(density, tensor.elements));
+    bands(tensor, &quotas.collect::<Vec<_>>())
+}
+
 /// The band of each branch that has as many elements in it as the quota says.
 pub fn bands<R: Number>(tensor: &Tensor<'_, R>, quotas: &[Quota]) -> Result<Vec<Band<R>>> {
     let all = tensor.elements;
@@ -85,10 +100,9 @@ pub fn bands<R: Number>(tensor: &Tensor<'_, R>, quotas: &[Quota]) -> Result<Vec<
         let (magnitude, order) = R::of_ranked(key);
         End { magnitude: R::from_key(magnitude), order }
     };
-    let highest = End { magnitude: R::from_f64(f64::INFINITY), order: 0 };
     for (&i, cuts) in searched.iter().zip(&cuts) {
         if let Some(least) = cuts.first() {
-            let most = cuts.get(1).map_or(highest, |most| end(most.key));
+            let most = cuts.get(1).map_or_else(Band::highest, |most| end(most.key));
             result[i] = Band::Between(end(least.key), most);
         }
     }
@@ -96,6 +110,22 @@ pub fn bands<R: Number>(tensor: &Tensor<'_, R>, quotas: &[Quota]) -> Result<Vec<
 }
 
 impl<R: Number> Band<R> {
+    /// What is above a cut of the whole model.
+    fn of_cut(cut: &Cut) -> Self {
+        let Cut::At { magnitude, order } = *cut else {
+            return if *cut == Cut::All { Self::All } else { Self::None };
+        };
+        // A cut between two numbers of this precision keeps all that have the upper one.
+        let least = R::round_up(magnitude);
+        let order = if least.to_f64() > magnitude { u32::MAX } else { order };
+        Self::Between(End { magnitude: least, order }, Self::highest())
+    }
+
+    /// An end that nothing is beyond.
+    fn highest() -> End<R> {
+        End { magnitude: R::from_f64(f64::INFINITY), order: 0 }
+    }
+
     /// The elements from `start` on that are in the band, zeros for the others.
     pub fn keep(&self, stream: Stream, start: u64, values: &[R], kept: &mut [R]) {
         match *self {

@@ -3,9 +3,10 @@
 use tempfile::TempDir;
 
 use crate::error::Result;
-use crate::fit::method::{Base, Bits, Method, Parameters, Space, Type, Value};
+use crate::fit::method::{Base, Bits, Method, Space};
 use crate::fit::node::Node;
 use crate::fit::number::Number;
+use crate::fit::parameters::{Parameters, Type, Value};
 use crate::fit::random::Stream;
 use crate::fit::tensor::{BLOCK, CHUNK, Context, Leaf, Operand, Reader, Tensor};
 use crate::parallel::{Progress, Team};

@@ -1,6 +1,6 @@
 //! `localize_and_stitch`: each branch's largest changes, stitched into the base; where several have one, their mean.
 
-use super::parameters::{DENSITY, LAMBDA};
+use super::parameters::{DENSITY, LAMBDA, SCOPE, model_cuts, tensor_cuts};
 use crate::fit::group::{LANES, group, put};
 use crate::fit::prelude::*;
 
@@ -11,7 +11,7 @@ static SPEC: Spec = Spec {
     name: "localize_and_stitch",
     sentence: "stitches each branch's largest changes into the base, their mean where several branches have one",
     paper: "He et al., Localize-and-Stitch (the form without data), arXiv 2408.13656",
-    formula: "A = branches of which |x − b| is among the ⌊density·n⌋ largest (at least one); y = b + λ·Σ_A (x − b)/|A|, b where A is empty",
+    formula: "A = branches of which |x − b| is among the ⌊density·n⌋ largest (at least one) of the tensor, or of the model by scope; y = b + λ·Σ_A (x − b)/|A|, b where A is empty",
     guide: Guide {
         detail: "A few percent of a delta hold most of a skill, and so few seldom meet those of another branch.",
         when: "several branches of one base that must not disturb one another",
@@ -27,10 +27,14 @@ static SPEC: Spec = Spec {
             help: "share of each delta's elements, the largest, that is stitched in",
             ..DENSITY
         },
+        SCOPE,
         LAMBDA,
     ],
-    passes: |_, _| 2,
-    memory: |_, extent| select::memory(extent, extent.branches, 1),
+    cuts: model_cuts,
+    passes: |parameters, _| 1 + tensor_cuts(parameters),
+    memory: |parameters, extent| {
+        tensor_cuts(parameters) * select::memory(extent, extent.branches, 1)
+    },
     ..USUAL
 };
 
@@ -40,9 +44,7 @@ impl Method for LocalizeAndStitch {
     }
 
     fn fit<R: Number>(&self, tensor: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>> {
-        let densities = parameters.numbers("density");
-        let quota = |density: &f64| Quota::largest(*density, tensor.elements);
-        let bands = bands(tensor, &densities.iter().map(quota).collect::<Vec<_>>())?;
+        let bands = bands_by_density(tensor, parameters)?;
         let (streams, scale) = (tensor.streams.clone(), parameters.number("lambda"));
         let kernel: Kernel<R> = Box::new(move |block, out| {
             let mut kept = vec![R::ZERO; bands.len() * block.length];
@@ -105,5 +107,5 @@ mod properties {
         case.on_base((0..1 << deltas.len()).map(merged).collect())
     }
 
-    check!(LocalizeAndStitch, naive, "749ff1eef06c9e4a");
+    check!(LocalizeAndStitch, naive, "91f42c168b68a4a6");
 }

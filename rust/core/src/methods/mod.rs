@@ -87,7 +87,7 @@ pub fn named(name: &str) -> Option<&'static dyn AnyMethod> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fit::method::{Type, Value};
+    use crate::fit::parameters::{Type, Value};
 
     #[test]
     fn the_list_is_sound() {

@@ -40,6 +40,29 @@ pub(super) const DENSITY: Parameter = Parameter {
     help: "share of the delta's elements that is kept; 1 keeps all",
 };
 
+/// Over what a delta's largest elements are counted.
+pub(super) const SCOPE: Parameter = Parameter {
+    name: "scope",
+    kind: Type::Choice(&["tensor", "model"]),
+    default: Some(Value::Choice("tensor")),
+    per: Per::Global,
+    help: "whether density is a share of each tensor, or of the whole model",
+};
+
+/// The densities of a model that is cut as a whole, where they cut anything.
+pub(super) fn model_cuts(parameters: &Parameters) -> Option<Vec<f64>> {
+    let densities = parameters.numbers("density");
+    let cuts = densities.iter().any(|&density| density > 0.0 && density < 1.0);
+    (cuts && parameters.choice("scope") == "model").then_some(densities)
+}
+
+/// The sweeps that find the cuts of each tensor by itself.
+pub(super) fn tensor_cuts(parameters: &Parameters) -> u64 {
+    let densities = parameters.numbers("density");
+    let cuts = densities.iter().any(|&density| density > 0.0 && density < 1.0);
+    u64::from(cuts && parameters.choice("scope") != "model")
+}
+
 /// The factor of the merged delta.
 pub(super) const LAMBDA: Parameter = Parameter {
     name: "lambda",

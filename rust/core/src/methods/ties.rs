@@ -1,6 +1,8 @@
 //! `ties`: trim the deltas to their largest elements, elect a sign, add what agrees with it.
 
-use super::parameters::{DENSITY, LAMBDA, WEIGHT, normalize, rescale};
+use super::parameters::{
+    DENSITY, LAMBDA, SCOPE, WEIGHT, model_cuts, normalize, rescale, tensor_cuts,
+};
 use crate::fit::prelude::*;
 
 /// See the module.
@@ -10,7 +12,7 @@ static SPEC: Spec = Spec {
     name: "ties",
     sentence: "trims every delta to its largest elements, elects a sign, and adds what agrees with it",
     paper: "Yadav et al., TIES-Merging, arXiv 2306.01708",
-    formula: "d = the k largest |x − b|, k = max(1, ⌊density·n⌋), times Σ|x − b|/Σ|d| under rescale; s = sign of Σ w·d (+ where it is 0); \
+    formula: "d = the k largest |x − b| of a tensor (of the model, by scope), k = max(1, ⌊density·n⌋), times Σ|x − b|/Σ|d| under rescale; s = sign of Σ w·d (+ where it is 0); \
               y = b + λ·Σ w·d over sign(w·d) = s, divided by their Σ w under normalize",
     guide: Guide {
         detail: "What is trimmed is mostly noise, and what contradicts the majority would cancel.",
@@ -21,19 +23,22 @@ static SPEC: Spec = Spec {
     space: Space::Delta,
     grain: Grain::Tensor,
     base: Base::Required,
-    parameters: &[WEIGHT, DENSITY, rescale(false), normalize(true), LAMBDA],
+    parameters: &[WEIGHT, DENSITY, SCOPE, rescale(false), normalize(true), LAMBDA],
     differences: &[
         "the cut is exact, and among equal magnitudes at it a hash of the element decides; mergekit's sort is unstable",
         "deltas in f32 and sums in f64 whatever the inputs' dtype",
         "a density outside 0..1, or weights that sum to 0 under normalize, are errors",
     ],
     check: combine::check_weights,
-    // One sweep for the cut, and the kernel.
+    cuts: model_cuts,
+    // One sweep for the cut, one for the norms, and the kernel.
     passes: |parameters, _| {
-        let cuts = parameters.numbers("density").iter().any(|&d| d > 0.0 && d < 1.0);
-        1 + u64::from(cuts) * (1 + u64::from(parameters.flag("rescale")))
+        let thins = parameters.numbers("density").iter().any(|&density| density < 1.0);
+        1 + tensor_cuts(parameters) + u64::from(thins && parameters.flag("rescale"))
     },
-    memory: |_, extent| select::memory(extent, extent.branches, 1),
+    memory: |parameters, extent| {
+        tensor_cuts(parameters) * select::memory(extent, extent.branches, 1)
+    },
     ..USUAL
 };
 
@@ -44,12 +49,9 @@ impl Method for Ties {
 
     fn fit<R: Number>(&self, tensor: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>> {
         combine::check_weights(parameters)?;
-        let densities = parameters.numbers("density");
-        let quotas: Vec<Quota> =
-            densities.iter().map(|&density| Quota::largest(density, tensor.elements)).collect();
-        let bands = bands(tensor, &quotas)?;
+        let bands = bands_by_density(tensor, parameters)?;
         let streams = tensor.streams.clone();
-        let thins = densities.iter().any(|&density| density < 1.0);
+        let thins = parameters.numbers("density").iter().any(|&density| density < 1.0);
         let combine = Combine::new(parameters, Vote::Weighted);
         sparse(tensor, combine, thins && parameters.flag("rescale"), move |i, block, kept| {
             bands[i].keep(streams[i], block.start, block.branch(i), kept);
@@ -72,5 +74,5 @@ mod properties {
         sparsify::naive(case, &trimmed, true)
     }
 
-    check!(Ties, naive, "f61a964574f596d7");
+    check!(Ties, naive, "dbff3689f5d6dc3b");
 }

@@ -51,7 +51,8 @@ pub(super) fn plan(recipe: &Recipe, inputs: Inputs, options: &Options) -> Result
     let layout = lay_out(&tensors, options.shard_size).map_err(|error| problems.push(error)).ok();
     let bound = options.memory.unwrap_or_else(memory::free);
     let threads = options.threads.unwrap_or_else(|| Team::all_cores().threads()).max(1);
-    let fitted = memory::fit(&jobs, &inputs.checkpoints, options.io, threads, bound);
+    let fitted =
+        memory::fit(&jobs, &recipe.surveys, &inputs.checkpoints, options.io, threads, bound);
     let fitted = fitted.map_err(|error| problems.push(error)).ok();
     let (Some(layout), Some((threads, private)), true) = (layout, fitted, problems.is_empty())
     else {
@@ -72,6 +73,7 @@ pub(super) fn plan(recipe: &Recipe, inputs: Inputs, options: &Options) -> Result
         jobs,
         layout,
         recipe: canonical,
+        surveys: recipe.surveys.clone(),
         unread,
         out: options.out.clone(),
         overwrite: options.overwrite,
@@ -347,6 +349,8 @@ impl Composer<'_> {
             seed: self.recipe.seed,
             factor: self.factor(step, name),
             rounding,
+            surveys: step.surveys.clone(),
+            survey_sweeps: step.surveys.iter().map(|&i| self.recipe.surveys[i].sweeps()).sum(),
         })))
     }
 
@@ -443,5 +447,7 @@ fn merged(expression: Expression) -> Expression {
         seed: 0,
         factor: 1.0,
         rounding: None,
+        surveys: Vec::new(),
+        survey_sweeps: 0,
     }))
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::fit::method::{AnyMethod, Bits, Parameters};
+use crate::fit::method::{AnyMethod, Bits};
+use crate::fit::parameters::Parameters;
 use crate::read::dtype::Dtype;
 
 /// Where the elements of one operand come from.
@@ -42,6 +43,10 @@ pub struct Merge {
     pub factor: f64,
     /// What the result is rounded to, as if it had been written.
     pub rounding: Option<Dtype>,
+    /// Which of the plan's surveys it needs.
+    pub surveys: Vec<usize>,
+    /// How often they read its operands.
+    pub survey_sweeps: u64,
 }
 
 impl Expression {
@@ -58,10 +63,25 @@ impl Expression {
                 // Each sweep of an outer fit evaluates the inner kernel; the inner fit runs once.
                 for operand in &merge.operands {
                     let fit = passes.saturating_sub(1);
-                    operand.walk(elements, times.saturating_add(fit), see);
+                    let sweeps = fit.saturating_add(merge.survey_sweeps);
+                    operand.walk(elements, times.saturating_add(sweeps), see);
                 }
             }
         }
+    }
+
+    /// The merge, this one or one inside it, that needs a survey.
+    #[must_use]
+    pub fn surveyed(&self, survey: usize) -> Option<(&Merge, Vec<usize>)> {
+        let Self::Merge(merge) = self else { return None };
+        if merge.surveys.contains(&survey) {
+            return Some((merge, Vec::new()));
+        }
+        merge.operands.iter().enumerate().find_map(|(position, operand)| {
+            let (merge, mut place) = operand.surveyed(survey)?;
+            place.insert(0, position);
+            Some((merge, place))
+        })
     }
 
     /// On which machines its bits are the same.

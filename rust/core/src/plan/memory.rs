@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Kind};
 use crate::fit::method::{Extent, Grain};
+use crate::fit::survey::Question;
 use crate::fit::tensor::{BLOCK, CHUNK, ROW_BLOCK};
 use crate::plan::expression::Expression;
 use crate::plan::plan::{Job, Work};
@@ -18,12 +19,16 @@ const A_WORKER: u64 = 1 << 20;
 /// How many workers may run within `bound`, and what they take.
 pub(super) fn fit(
     jobs: &[Job],
+    surveys: &[Question],
     checkpoints: &[Checkpoint],
     io: Io,
     threads: usize,
     bound: u64,
 ) -> Result<(usize, u64), Error> {
-    let needed = |threads: usize| private(jobs, checkpoints, io, threads as u64);
+    let surveyed =
+        |threads: u64| surveys.iter().map(|question| question.memory(threads)).sum::<u64>();
+    let needed =
+        |threads: usize| private(jobs, checkpoints, io, threads as u64) + surveyed(threads as u64);
     match (1..=threads).rev().find(|&threads| needed(threads) <= bound) {
         Some(threads) => Ok((threads, needed(threads))),
         None => Err(Kind::MemoryBound { bound, needed: needed(1) }.into()),

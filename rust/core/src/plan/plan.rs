@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::fit::method::Bits;
+use crate::fit::survey::Question;
 use crate::plan::expression::{Expression, StoredAt};
 use crate::plan::layout::Layout;
 use crate::read::checkpoint::Checkpoint;
@@ -150,6 +151,8 @@ pub struct Plan {
     pub layout: Layout,
     /// The recipe in full, labels instead of paths.
     pub recipe: Value,
+    /// What is asked of the whole model before any tensor is fitted, in order.
+    pub surveys: Vec<Question>,
     /// Input tensors that no job reads; they count in the inputs' fingerprints.
     pub unread: Vec<(usize, String)>,
     /// Where the result goes.

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, shown};
-use crate::fit::method::{AnyMethod, Parameters};
+use crate::fit::method::AnyMethod;
+use crate::fit::parameters::Parameters;
+use crate::fit::survey::{Balance, Question};
 use crate::read::dtype::Dtype;
 
 /// What a recipe says.
@@ -26,6 +28,8 @@ pub struct Recipe {
     pub seed: u64,
     /// What is let through.
     pub allow: Allow,
+    /// What is asked of the whole model before any tensor is fitted, those of inner merges first.
+    pub surveys: Vec<Question>,
     /// What inner merges are rounded to, as if they had been written.
     pub round_intermediate: Option<Dtype>,
     /// What was said and does nothing.
@@ -49,6 +53,10 @@ pub struct Step {
     pub parameters: Arc<Parameters>,
     /// How the change that it makes is scaled over the layers.
     pub lines: Option<Lines>,
+    /// How the branches' weights follow from their norms, where they are not said.
+    pub auto_weight: Option<Balance>,
+    /// Which of the recipe's surveys it needs.
+    pub surveys: Vec<usize>,
 }
 
 /// Factors of a merge's change of its base: even steps from the first layer to the last. What is in no layer stays as it is.
@@ -123,7 +131,8 @@ pub enum Extra {
 }
 
 /// Keys of a merge wherever it stands.
-const STEP_KEYS: [&str; 5] = ["merge_method", "models", "base_model", "parameters", "lines"];
+const STEP_KEYS: [&str; 6] =
+    ["merge_method", "models", "base_model", "parameters", "lines", "auto_weight"];
 /// Keys of the outermost merge alone.
 const ROOT_KEYS: [&str; 5] = ["dtype", "out_dtype", "seed", "allow", "round_intermediate"];
 /// mergekit's keys that are not understood yet.
@@ -145,9 +154,11 @@ const DEEPEST: usize = 32;
 const MOST_MODELS: usize = 1000;
 
 /// What is gathered while a recipe is read.
+#[derive(Default)]
 struct Reading {
     problems: Vec<Error>,
     warnings: Vec<String>,
+    surveys: Vec<Question>,
     models: usize,
 }
 
@@ -157,7 +168,7 @@ impl Recipe {
     /// # Errors
     /// Everything that is wrong with it, each with its place.
     pub fn parse(said: &Value) -> std::result::Result<Self, Vec<Error>> {
-        let mut reading = Reading { problems: Vec::new(), warnings: Vec::new(), models: 0 };
+        let mut reading = Reading::default();
         let Value::Object(map) = said else {
             return Err(vec![Error::recipe(format!(
                 "the recipe is {}, expected keys and values",
@@ -170,10 +181,10 @@ impl Recipe {
         let seed = reading.seed(map);
         let allow = reading.allow(map);
         let round_intermediate = reading.dtype(map, "round_intermediate");
-        let Reading { problems, warnings, .. } = reading;
+        let Reading { problems, warnings, surveys, .. } = reading;
         match root {
             Some(root) if problems.is_empty() => {
-                Ok(Self { root, dtype, seed, allow, round_intermediate, warnings })
+                Ok(Self { root, dtype, seed, allow, surveys, round_intermediate, warnings })
             }
             _ => Err(problems),
         }

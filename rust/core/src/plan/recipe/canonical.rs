@@ -46,10 +46,12 @@ fn step(step: &Step, label: &dyn Fn(&Path) -> String) -> Map<String, Value> {
     let models = step.branches.iter().zip(&step.parameters.branches).map(|(branch, parameters)| {
         let mut entry = Map::new();
         entry.insert("model".into(), model(branch, label));
-        if !parameters.is_empty() {
-            let values =
-                parameters.iter().map(|(name, value)| ((*name).to_owned(), value.describe()));
-            entry.insert("parameters".into(), values.collect());
+        let said = |name: &&str| step.auto_weight.is_none() || *name != "weight";
+        let values = parameters.iter().filter(|(name, _)| said(name));
+        let values = values.map(|(name, value)| ((*name).to_owned(), value.describe()));
+        let values: Map<String, Value> = values.collect();
+        if !values.is_empty() {
+            entry.insert("parameters".into(), values.into());
         }
         Value::Object(entry)
     });
@@ -61,6 +63,9 @@ fn step(step: &Step, label: &dyn Fn(&Path) -> String) -> Map<String, Value> {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.describe()));
         said.insert("parameters".into(), values.collect());
+    }
+    if let Some(balance) = step.auto_weight {
+        said.insert("auto_weight".into(), balance.word().into());
     }
     if let Some(lines) = step.lines {
         said.insert("lines".into(), json!({ "first": lines.first, "last": lines.last }));

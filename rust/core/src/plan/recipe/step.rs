@@ -10,6 +10,8 @@ use super::{
 };
 use crate::error::{Error, shown};
 use crate::fit::method::{AnyMethod, Base};
+use crate::fit::parameters::Per;
+use crate::fit::survey::{Balance, Question};
 use crate::methods;
 
 /// A model as it is listed.
@@ -39,11 +41,18 @@ impl Reading {
         let (base, donor, listed) = self.place_base(method, base, listed?, at)?;
         let fold = self.count(method, &listed, at)?;
         let own: Vec<_> = listed.iter().map(|one| (one.at.clone(), one.parameters)).collect();
-        let parameters = self.parameters(method, map.get("parameters"), &own, at, fold)?;
+        let auto_weight = self.auto_weight(map, at, method, base.is_some());
+        let said = (map.get("parameters"), auto_weight.is_some());
+        let parameters = self.parameters(method, said, &own, at, fold)?;
         let branches: Vec<Model> = listed.into_iter().map(|one| one.model).collect();
         let parameters = Arc::new(parameters);
         let lines = self.lines(map, at, base.is_some());
-        let step = Step { at: at.to_owned(), method, base, branches, donor, parameters, lines };
+        let cuts = (method.spec().cuts)(&parameters).map(Question::Cuts);
+        let asked = auto_weight.map(Question::Weights).into_iter().chain(cuts);
+        let surveys = asked.map(|question| self.ask(question)).collect();
+        let at = at.to_owned();
+        let step =
+            Step { at, method, base, branches, donor, parameters, lines, auto_weight, surveys };
         Some(if fold { folded(step) } else { step })
     }
 
@@ -181,6 +190,41 @@ impl Reading {
         }
     }
 
+    /// The number of a question to the whole model.
+    fn ask(&mut self, question: Question) -> usize {
+        self.surveys.push(question);
+        self.surveys.len() - 1
+    }
+
+    /// How weights follow from norms, where a merge says so.
+    fn auto_weight(
+        &mut self,
+        map: &Map<String, Value>,
+        at: &str,
+        method: &'static dyn AnyMethod,
+        has_base: bool,
+    ) -> Option<Balance> {
+        let said = map.get("auto_weight").filter(|said| !said.is_null())?;
+        let place = inside(at, "auto_weight");
+        let found = Balance::WORDS.into_iter().find(|(word, _)| said == word);
+        let Some((word, balance)) = found else {
+            self.problem(&place, Error::value("auto_weight", show(said), "`nan` or `metagpt`"));
+            return None;
+        };
+        let weight = method.spec().parameter("weight");
+        if weight.is_none_or(|weight| weight.per != Per::Model) {
+            let what = format!("`{}` has no `weight` that could be found", method.spec().name);
+            self.problem(&place, Error::recipe(what));
+            return None;
+        }
+        if balance == Balance::MetaGpt && !has_base {
+            let what = format!("`{word}` weighs what the branches changed, and there is no base");
+            self.problem(&place, Error::recipe_with_hint(what, "add `base_model: PATH`"));
+            return None;
+        }
+        Some(balance)
+    }
+
     fn base(&mut self, map: &Map<String, Value>, at: &str, depth: usize) -> Option<Model> {
         let said = map.get("base_model").filter(|said| !said.is_null())?;
         self.model(said, &inside(at, "base_model"), depth)
@@ -274,27 +318,23 @@ fn same(one: &Model, other: &Model) -> bool {
 }
 
 /// base, [a, b, c] becomes base, [a, [b, c]]: each merge is the branch of the one before.
-fn folded(step: Step) -> Step {
-    let Step { at, method, base, mut branches, parameters, lines, .. } = step;
-    let first = Arc::new(parameters.only(&[0]));
+fn folded(mut step: Step) -> Step {
+    let Some(mut inner) = step.branches.pop() else { return step };
+    let parameters = Arc::new(step.parameters.only(&[0]));
     let of = |base: Option<Model>, branch: Model| Step {
-        at: at.clone(),
-        method,
+        at: step.at.clone(),
+        method: step.method,
         base,
         branches: vec![branch],
         donor: 0,
-        parameters: first.clone(),
-        lines,
+        parameters: parameters.clone(),
+        lines: step.lines,
+        auto_weight: None,
+        surveys: Vec::new(),
     };
-    let mut inner = branches.pop().map(|last| (last.at.clone(), last));
-    while let Some(model) = branches.pop() {
-        inner = inner.map(|(place, branch)| {
-            let step = of(Some(model), branch);
-            (place.clone(), Model { at: place, source: ModelSource::Step(Box::new(step)) })
-        });
+    while let Some(model) = step.branches.pop() {
+        let at = inner.at.clone();
+        inner = Model { at, source: ModelSource::Step(Box::new(of(Some(model), inner))) };
     }
-    match inner {
-        Some((_, branch)) => of(base, branch),
-        None => Step { at: at.clone(), method, base, branches, donor: 0, parameters, lines },
-    }
+    of(step.base.take(), inner)
 }

@@ -6,7 +6,8 @@ use serde_json::{Map, Value as Said};
 
 use super::{Reading, inside, kind, not_yet, show};
 use crate::error::{Error, shown};
-use crate::fit::method::{AnyMethod, Parameter, Parameters, Per, Type, Value};
+use crate::fit::method::AnyMethod;
+use crate::fit::parameters::{Parameter, Parameters, Per, Type, Value};
 
 /// Parameters of mergekit's methods that do nothing: in any of them, or in some.
 const DEAD: [&str; 2] = ["int8_mask", "residual_weight"];
@@ -14,11 +15,12 @@ const DEAD: [&str; 2] = ["int8_mask", "residual_weight"];
 type Own<'v> = (String, Option<&'v Map<String, Said>>);
 
 impl Reading {
-    /// All parameters of a merge whose branches have the values `own`, each with its place.
+    /// All parameters of a merge whose branches have the values `own`, each with its place. What is said for all of them
+    /// comes with whether their weights are found.
     pub(super) fn parameters(
         &mut self,
         method: &'static dyn AnyMethod,
-        shared: Option<&Said>,
+        (shared, found): (Option<&Said>, bool),
         own: &[Own<'_>],
         at: &str,
         fold: bool,
@@ -40,6 +42,12 @@ impl Reading {
             .map(|(at, map)| self.read(method, map.unwrap_or(&empty), at, Some(fold)))
             .collect();
         let mut parameters = method.spec().defaults(own.len());
+        if found {
+            self.no_weights(own, shared, &place);
+            for branch in &mut parameters.branches {
+                branch.insert("weight", Value::Number(1.0));
+            }
+        }
         for (name, value) in &common {
             let per = method.spec().parameter(name).map(|parameter| parameter.per);
             match per {
@@ -62,6 +70,15 @@ impl Reading {
             return None;
         }
         Some(parameters)
+    }
+
+    /// Refuses weights that are said and found.
+    fn no_weights(&mut self, own: &[Own<'_>], shared: &Map<String, Said>, place: &str) {
+        let at = shared_place(own, shared, place);
+        if at.ends_with("weight") {
+            let what = "`weight` is said, and `auto_weight` would find it";
+            self.problem(&at, Error::recipe_with_hint(what, "leave one of the two out"));
+        }
     }
 
     /// The values in one place. `of_model` is none for those of the whole merge, else whether the merge is folded.
