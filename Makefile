@@ -18,7 +18,7 @@ test-rust:
 	cargo test --locked --workspace --exclude branchmerge-py
 	cargo test --locked --package branchmerge-core --features baseline --lib same_bits_everywhere
 
-test-python: build
+test-python: build .make/models
 	$(BIN)/python -m pytest -n 2
 
 lint: build
@@ -45,6 +45,11 @@ bench: build
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@mkdir -p .make && touch $@
 
+# What tests run models with, and load results with: some six gigabytes, none of which the product needs.
+.make/models: requirements/models.txt .make/environment
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/models.txt
+	@touch $@
+
 # The wheel as users get it, in release, installed without its sources beside it.
 .make/built: .make/environment $(SOURCES)
 	@rm -rf .make/wheels
@@ -60,6 +65,9 @@ docs: build
 pins:
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --no-emit-find-links --group dev pyproject.toml -o requirements/dev.txt
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --no-emit-find-links --group models --constraint requirements/dev.txt pyproject.toml \
+		-o requirements/models.txt
 
 clean:
 	rm -rf .venv .make demo target

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
 import branchmerge as bm
 import checkpoints
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 
 METHODS = [name for name, method in bm.methods().items() if method.bits == "machine"]
-SHAPES = {f"model.layers.{n}.mlp.up_proj.weight": (96, 160) for n in range(3)} | {
+MATRICES = {f"model.layers.{n}.mlp.up_proj.weight": (96, 160) for n in range(3)} | {
     "model.layers.0.mlp.down_proj.weight": (160, 96),
+}
+SHAPES = MATRICES | {
     "model.embed_tokens.weight": (300, 96),
     "model.norm.weight": (96,),
 }
@@ -24,17 +27,21 @@ def branches(tmp_path: Path) -> Path:
     checkpoints.write(tmp_path / "base", checkpoints.weights(1, dtype="BF16", shapes=SHAPES))
     for seed, name in enumerate("ab", 2):
         checkpoints.write(tmp_path / name, checkpoints.weights(seed, of=1, dtype="BF16", shapes=SHAPES))
+        inputs = checkpoints.weights(seed, dtype="F32", shapes={n: (400, shape[-1]) for n, shape in MATRICES.items()})
+        checkpoints.write(tmp_path / f"grams-{name}", {key: rows.T @ rows for key, rows in inputs.items()})
     return tmp_path
 
 
 def fuse(directory: Path, method: str, out: str, threads: int, memory: str | None = None) -> bm.Result:
     models = [directory / name for name in "ab"]
-    where = directory / out
-    return bm.fuse(*models, base=directory / "base", method=method, out=where, threads=threads, memory=memory)
+    said: dict[str, Any] = {"threads": threads, "memory": memory, "out": directory / out}
+    if bm.methods()[method].grams:
+        said["grams"] = [directory / f"grams-{name}" for name in "ab"]
+    return bm.fuse(*models, base=directory / "base", method=method, **said)
 
 
 def test_there_are_some() -> None:
-    assert METHODS == ["iso_c", "tsv_m", "swudi", "resmerge"]
+    assert METHODS == ["iso_c", "tsv_m", "swudi", "resmerge", "regmean", "lot"]
 
 
 @pytest.mark.parametrize("method", METHODS)

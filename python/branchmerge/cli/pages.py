@@ -36,6 +36,7 @@ def plain(method: Method) -> str:
         ["do not when", method.avoid],
         ["branches", _branches(method)],
         ["base", _base(method)],
+        ["needs", _needs(method)],
         ["cost", _cost(method)],
         ["bits", BITS[method.bits]],
         ["source", method.paper],
@@ -58,6 +59,7 @@ def markdown(method: Method) -> str:
         ("Do not when", method.avoid),
         ("Branches", _branches(method)),
         ("Base", _base(method)),
+        ("Needs", _needs(method)),
         ("Cost", _cost(method)),
         ("Bits", BITS[method.bits]),
         ("Source", method.paper),
@@ -105,13 +107,18 @@ def _cost(method: Method) -> str:
     return f"reads the branches {reads}" + (f"; takes {memory / (1 << 20):.1f} MiB" if memory else "")
 
 
+def _needs(method: Method) -> str:
+    return "a file a branch, from `branchmerge grams`" if method.grams else ""
+
+
 def _settings(method: Method) -> str:
     def said(value: object) -> str:
         if isinstance(value, list):
             return ",".join(said(one) for one in value)
         return f"{value:g}" if isinstance(value, float | int) else str(value)
 
-    return ", ".join(f"{name} {said(value)}" for name, value in method.example.items()) or "as it is"
+    inputs = ["a with large inputs in columns 1 and 2, b in 3 and 4"] if method.grams else []
+    return ", ".join([*(f"{name} {said(value)}" for name, value in method.example.items()), *inputs]) or "as it is"
 
 
 def _example(method: Method) -> list[list[str]]:

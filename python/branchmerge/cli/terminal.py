@@ -100,22 +100,34 @@ def tell(error: BaseException, *, verbose: bool) -> int:
 
 
 @contextmanager
-def progress(*, quiet: bool) -> Iterator[Callable[[Progress], object] | None]:
-    """A bar with bytes, rate and time left, on a terminal only; what is yielded takes the progress."""
+def progress(*, quiet: bool, counted: str = "") -> Iterator[Callable[[Progress], object] | None]:
+    """A bar with bytes, rate and time left, on a terminal only; what is yielded takes the progress.
+
+    With `counted`, such as `texts`, it is their number that is told, which stands where tensors are counted.
+    """
     if quiet or not _is_terminal():
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    figures = (MofNCompleteColumn(), TextColumn(counted)) if counted else (DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), *figures)
     bar = Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True, auto_refresh=False)
     task = bar.add_task("")
 
     def report(done: Progress) -> None:
         with contextlib.suppress(OSError, ValueError):
-            bar.update(task, description=done.phase, completed=done.bytes_done, total=done.bytes_total or None)
+            at, all_ = (done.tensors_done, done.tensors_total) if counted else (done.bytes_done, done.bytes_total)
+            bar.update(task, description=done.phase, completed=at, total=all_ or None)
             bar.refresh()
 
     with contextlib.suppress(OSError, ValueError):

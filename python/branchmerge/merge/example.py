@@ -17,6 +17,8 @@ BRANCHES = {
     "b": (0.07, -0.14, 0.25, 0.01, 0.07, 0.25, -0.19, 0.45),
 }
 SHAPE = [2, 4]
+GRAMS = {"a": (9.0, 9.0, 1.0, 1.0), "b": (1.0, 1.0, 9.0, 9.0)}
+"""The diagonals of the Gram matrices of what each branch is multiplied with."""
 
 
 def worked(method: Method) -> dict[str, tuple[float, ...]]:
@@ -26,12 +28,21 @@ def worked(method: Method) -> dict[str, tuple[float, ...]]:
     models = branches if method.base == "none" else {"base": BASE, **branches}
     base = None if method.base == "none" else "base"
     names = [*branches] if method.base in {"none", "required", "optional"} else [*models]
-    recipe = fused(names, method=method.name, base=base, parameters=method.example, known={method.name: method})
     lent = [(name, [("x", "F32", SHAPE, _bytes(numbers))]) for name, numbers in models.items()]
+    parameters = dict(method.example)
+    if method.grams:
+        parameters["grams"] = [f"inputs of {name}" for name in branches]
+        lent += [(f"inputs of {name}", [("x", "F32", [4, 4], _bytes(_diagonal(GRAMS[name])))]) for name in branches]
+    recipe = fused(names, method=method.name, base=base, parameters=parameters, known={method.name: method})
     handle, _ = engine.plan_lent(recipe.content, {"threads": 1, "memory": 1 << 30}, lent)
     room = _bytes((0.0,) * len(BASE))
     engine.fuse_lent(handle, [room], None)
     return {**models, "result": struct.unpack(f"<{len(BASE)}f", room)}
+
+
+def _diagonal(numbers: tuple[float, ...]) -> tuple[float, ...]:
+    size = len(numbers)
+    return tuple(numbers[row] if row == column else 0.0 for row in range(size) for column in range(size))
 
 
 def _bytes(numbers: tuple[float, ...]) -> memoryview:

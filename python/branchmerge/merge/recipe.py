@@ -28,6 +28,8 @@ SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]*)?|\.[0-9]+)[ ]?([A-Za-z]*)")
 SIZES = "sizes are written 8GiB, 500MB, 1.5 GB or a number of bytes"
 MODIFIERS = {"auto_weight", "lines"}
 """Keys of a recipe that go with any method, and are given to `fuse` like its parameters."""
+BESIDE = ("importance", "grams")
+"""Files that say something of each branch; a recipe has them beside its model."""
 LONGEST_STEM = 120
 """Bytes of the longest name of a result that is made from its inputs' names."""
 
@@ -93,13 +95,16 @@ def fused(
             chosen = models[0]["model"]
     branches = [model for model in models if spec is None or spec.base == "none" or model["model"] != chosen]
     modifiers = {name: value for name, value in parameters.items() if name in MODIFIERS}
-    shared = _spread({name: parameters[name] for name in parameters.keys() - modifiers}, branches, spec)
+    for name in BESIDE:
+        _lay_beside(name, parameters.get(name), branches)
+    others = {name: value for name, value in parameters.items() if name not in {*MODIFIERS, *BESIDE}}
+    shared = _spread(others, branches, spec)
     if chosen is not None:
         content["base_model"] = chosen
         # Of two models the base is the left one, wherever it was listed.
         models.sort(key=lambda model: spec is not None and spec.base == "first" and model["model"] != chosen)
     if shared:
-        content["parameters"] = {name: shared[name] for name in parameters if name in shared}
+        content["parameters"] = shared
     ends = modifiers.get("lines")
     if isinstance(ends, list | tuple) and len(ends) == 2:  # noqa: PLR2004 (the first layer's and the last's)
         modifiers["lines"] = dict(zip(("first", "last"), ends, strict=True))
@@ -169,6 +174,18 @@ def _spread(parameters: Mapping[str, Any], branches: list[dict[str, Any]], spec:
         for branch, one in zip(branches, value, strict=True):
             branch.setdefault("parameters", {})[name] = one
     return shared
+
+
+def _lay_beside(name: str, files: Any, branches: list[dict[str, Any]]) -> None:
+    """Give each branch its file."""
+    if files is None:
+        return
+    said = list(files) if isinstance(files, list | tuple) else [files]
+    if len(said) != len(branches):
+        hint = f"give one a branch: the base is none, which leaves {len(branches)}"
+        raise RecipeError(f"`{name}` names {len(said)} files, expected {len(branches)}", hint=hint)
+    for branch, file in zip(branches, said, strict=True):
+        branch[name] = _checkpoint(file)
 
 
 def _checkpoint(said: Any) -> Any:

@@ -60,6 +60,8 @@ class Method:
     """Whether more branches than it takes are fused from the right, one by one."""
     bits: str
     """`everywhere`: the same bits on every machine; `machine`: on every one with such a processor."""
+    grams: bool
+    """Whether each branch comes with a file of `branchmerge grams`."""
     differences: tuple[str, ...]
     """Where it differs from mergekit's method of the same name."""
     parameters: dict[str, Parameter]
@@ -91,6 +93,7 @@ class Method:
             base=said["base"],
             folds=bool(said.get("folds")),
             bits=said.get("bits") or "everywhere",
+            grams=bool(said.get("grams")),
             differences=tuple(said.get("differences") or ()),
             parameters={parameter.name: parameter for parameter in parameters},
             detail=said.get("detail") or "",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from branchmerge.errors import RecipeError, from_problems, shown
 from branchmerge.merge import engine, functions
-from branchmerge.merge.recipe import fused
+from branchmerge.merge.recipe import BESIDE, fused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -47,7 +47,8 @@ def fuse_tensors(
 
     `models` and `base` map names to numpy arrays or contiguous torch CPU tensors of any shape. `base` may be one of the
     models. Returns new tensors of the same kind, in the order of the base's (else the first model's) names. Further
-    keywords are the method's parameters, as `fuse` takes them. No input is copied; `memory` bounds what the engine
+    keywords are the method's parameters, as `fuse` takes them; `importance` and `grams` are mappings, one a branch. No
+    input is copied; `memory` bounds what the engine
     takes besides. Raises `RecipeError` with every problem, `CheckpointError` for a tensor that cannot be merged.
     """
     labels = [f"model {number}" for number in range(len(models))]
@@ -57,6 +58,10 @@ def fuse_tensors(
         lent["base"] = base
     known = functions.methods()
     values = {name.removesuffix("_"): value for name, value in parameters.items()}
+    for name in BESIDE:
+        beside = {f"{name} {number}": one for number, one in enumerate(values.get(name) or ())}
+        lent |= beside
+        values |= {name: list(beside)} if beside else {}
     recipe = fused(labels, method=method, base=named, parameters=values, known=known)
     recipe = functions.with_flags(recipe, dtype=dtype, seed=seed, allow=allow)
     options = functions.Options(threads=threads, memory=memory).for_engine()

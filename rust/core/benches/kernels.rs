@@ -79,6 +79,8 @@ fn every_method(criterion: &mut Criterion) {
                 Operand::Leaf(Leaf { source, stored: &stored, label: "x", input })
             };
             Tensor {
+                importance: None,
+                grams: Vec::new(),
                 name: "bench",
                 elements: ELEMENTS,
                 row_length: ROW,

@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use crate::error::Result;
 use crate::fit::method::{Fitted, Space};
 use crate::fit::node::Node;
-use crate::fit::parameters::Parameters;
+use crate::fit::parameters::{Parameters, Per};
 use crate::fit::random::Stream;
 use crate::fit::survey::Answer;
-use crate::fit::tensor::{Context, Leaf, Operand, Tensor};
+use crate::fit::tensor::{Context, Importance, Leaf, Operand, Tensor};
 use crate::parallel::{Progress, Team};
-use crate::plan::expression::{Expression, Merge};
+use crate::plan::expression::{Expression, Merge, StoredAt};
 use crate::plan::plan::{Job, Plan};
 use crate::read::header::Stored;
 use crate::read::source::Source;
@@ -53,15 +53,10 @@ impl<'b> Build<'b> {
         merge: &'b Merge,
         place: &mut Vec<usize>,
     ) -> Result<Tensor<'b, R>> {
-        let plan = self.plan;
         let mut operands = Vec::with_capacity(merge.operands.len());
         for (position, operand) in merge.operands.iter().enumerate() {
             operands.push(match operand {
-                Expression::Stored(at) => {
-                    let (source, stored) = stored(plan, at.input, &at.tensor);
-                    let label = &plan.labels[at.input];
-                    Operand::Leaf(Leaf { source, stored, label, input: at.input })
-                }
+                Expression::Stored(at) => Operand::Leaf(self.leaf(at)),
                 Expression::Merge(inner) => {
                     place.push(position);
                     let node = self.node(inner, place)?;
@@ -88,9 +83,26 @@ impl<'b> Build<'b> {
             has_base: merge.has_base,
             streams,
             team: self.team,
-            context: Context { progress: self.progress, carry: plan.carry },
+            context: Context { progress: self.progress, carry: self.plan.carry },
             operands,
+            importance: self.importance(merge),
+            grams: merge.grams.iter().map(|at| self.leaf(at)).collect(),
         })
+    }
+
+    fn leaf(&self, at: &StoredAt) -> Leaf<'b> {
+        let (source, stored) = stored(self.plan, at.input, &at.tensor);
+        Leaf { source, stored, label: &self.plan.labels[at.input], input: at.input }
+    }
+
+    /// The importances of the branches' elements, each with the share that its branch has in their mean.
+    fn importance(&self, merge: &Merge) -> Option<Importance<'b>> {
+        let weights = match merge.method.spec().parameter("weight") {
+            Some(weight) if weight.per == Per::Model => merge.parameters.numbers("weight"),
+            _ => vec![1.0; merge.importance.len()],
+        };
+        let leaves: Vec<_> = merge.importance.iter().map(|at| self.leaf(at)).collect();
+        (!leaves.is_empty()).then(|| Importance::new(leaves, &weights))
     }
 }
 

@@ -2,6 +2,7 @@
 //! thread a matrix, so that the bits depend on the processor alone.
 
 use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt;
 use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
@@ -50,11 +51,11 @@ impl Matrix {
         Ok(Self { rows, columns, values })
     }
 
-    fn view(&self) -> MatRef<'_, f64> {
+    pub(super) fn view(&self) -> MatRef<'_, f64> {
         MatRef::from_row_major_slice(&self.values, self.rows, self.columns)
     }
 
-    fn view_mut(&mut self) -> MatMut<'_, f64> {
+    pub(super) fn view_mut(&mut self) -> MatMut<'_, f64> {
         MatMut::from_row_major_slice_mut(&mut self.values, self.rows, self.columns)
     }
 
@@ -138,6 +139,32 @@ pub fn product(left: Factor<'_>, right: Factor<'_>) -> Result<Matrix> {
 /// Adds factor · left · right.
 pub fn add_product(result: &mut Matrix, left: Factor<'_>, right: Factor<'_>, factor: f64) {
     matmul(result.view_mut(), Accum::Add, left.view(), right.view(), factor, Par::Seq);
+}
+
+/// Makes X of X·S = `right`, in its place; S is symmetric and positive definite, and is used up.
+pub fn solve(mut symmetric: Matrix, right: &mut Matrix, tensor: &str) -> Result<()> {
+    let size = symmetric.rows;
+    let scratch =
+        llt::factor::cholesky_in_place_scratch::<f64>(size, Par::Seq, faer::Spec::default());
+    let mut memory = MemBuffer::try_new(scratch)
+        .map_err(|_| Error::from(Kind::OutOfMemory { needed: scratch.size_bytes() as u64 }))?;
+    let stack = MemStack::new(&mut memory);
+    let factored = llt::factor::cholesky_in_place(
+        symmetric.view_mut(),
+        llt::factor::LltRegularization::default(),
+        Par::Seq,
+        stack,
+        faer::Spec::default(),
+    );
+    if factored.is_ok() {
+        let turned = right.view_mut().transpose_mut();
+        llt::solve::solve_in_place(symmetric.view(), turned, Par::Seq, stack);
+    }
+    if factored.is_err() || !right.values.iter().all(|value| value.is_finite()) {
+        let what = "the matrix to divide by is singular";
+        return Err(Error::malformed(what).tensor(tensor));
+    }
+    Ok(())
 }
 
 /// Eigenvalues in descending order, and the eigenvectors, one a row, of a symmetric matrix.
@@ -263,6 +290,25 @@ pub const EIGEN: u64 = 5;
 
 #[cfg(test)]
 pub(crate) mod naive {
+    /// X of X·S = `right`, for one row, by elimination.
+    pub(crate) fn solve(symmetric: &[Vec<f64>], right: Vec<f64>) -> Vec<f64> {
+        let (mut rows, mut right) = (symmetric.to_vec(), right);
+        for pivot in 0..rows.len() {
+            for below in pivot + 1..rows.len() {
+                let factor = rows[below][pivot] / rows[pivot][pivot];
+                for column in pivot..rows.len() {
+                    rows[below][column] -= factor * rows[pivot][column];
+                }
+                right[below] -= factor * right[pivot];
+            }
+        }
+        for row in (0..rows.len()).rev() {
+            let known: f64 = (row + 1..rows.len()).map(|c| rows[row][c] * right[c]).sum();
+            right[row] = (right[row] - known) / rows[row][row];
+        }
+        right
+    }
+
     /// U, σ and Vᵀ of the rows of a matrix, by rotations that make its rows orthogonal (one-sided Jacobi).
     pub(crate) fn svd(rows: &[Vec<f64>]) -> (Vec<Vec<f64>>, Vec<f64>, Vec<Vec<f64>>) {
         let count = rows.len();
@@ -271,13 +317,16 @@ pub(crate) mod naive {
             (0..count).map(|i| (0..count).map(|j| f64::from(i == j)).collect()).collect();
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         for _ in 0..100 {
+            let mut turns = false;
             for i in 0..count {
                 for j in i + 1..count {
                     let both = dot(&turned[i], &turned[j]);
-                    if both == 0.0 {
+                    let (one, other) = (dot(&turned[i], &turned[i]), dot(&turned[j], &turned[j]));
+                    if both * both <= 1e-33 * one * other {
                         continue;
                     }
-                    let difference = dot(&turned[j], &turned[j]) - dot(&turned[i], &turned[i]);
+                    turns = true;
+                    let difference = other - one;
                     let slope = difference / (2.0 * both);
                     let sign = if slope < 0.0 { -1.0 } else { 1.0 };
                     let tangent = sign / (slope.abs() + (1.0 + slope * slope).sqrt());
@@ -290,6 +339,9 @@ pub(crate) mod naive {
                         }
                     }
                 }
+            }
+            if !turns {
+                break;
             }
         }
         let mut order: Vec<usize> = (0..count).collect();

@@ -124,6 +124,8 @@ pub struct Spec {
     pub check: fn(&Parameters) -> Result<()>,
     /// The share of each branch that a cut over the whole model is to keep; none where it needs no such cut.
     pub cuts: fn(&Parameters) -> Option<Vec<f64>>,
+    /// Whether every branch comes with the Gram matrices of the inputs that its tensors see.
+    pub grams: bool,
     /// How often every element is read, for a tensor of so many elements: the sweeps of `fit`, and one for the kernel.
     pub passes: fn(&Parameters, u64) -> u64,
     /// What its fit takes of memory, in bytes, beside what is read and what a worker computes in.
@@ -150,6 +152,7 @@ pub const USUAL: Spec = Spec {
     differences: &[],
     check: |_| Ok(()),
     cuts: |_| None,
+    grams: false,
     passes: |_, _| 1,
     memory: |_, _| 0,
     bits: Bits::Everywhere,
@@ -170,7 +173,7 @@ impl Spec {
             "name": self.name, "aliases": self.aliases, "sentence": self.sentence, "paper": self.paper,
             "formula": self.formula, "space": word(&self.space), "grain": word(&self.grain),
             "base": word(&self.base), "branches": [self.fewest, self.most], "folds": self.folds,
-            "bits": word(&self.bits), "differences": self.differences,
+            "bits": word(&self.bits), "grams": self.grams, "differences": self.differences,
             "detail": self.guide.detail, "when": self.guide.when, "avoid": self.guide.avoid,
             "example": serde_json::from_str::<serde_json::Value>(self.guide.example).unwrap_or_default(),
             "cost": self.cost(),
@@ -207,6 +210,16 @@ impl Spec {
         };
         let passes = (self.passes)(&parameters, elements);
         serde_json::json!({ "passes": passes, "memory": (self.memory)(&parameters, &extent) })
+    }
+
+    /// Whether the branches' importances can weigh their elements: deltas, or models of which it is a mean.
+    #[must_use]
+    pub fn weighs(&self, has_base: bool) -> bool {
+        let mean = self.base == Base::None && self.grain == Grain::Element;
+        match self.space {
+            Space::Delta => has_base,
+            Space::Weights => mean && self.parameter("weight").is_some(),
+        }
     }
 
     /// Every parameter at its default, for so many branches; those that must be said are left out.

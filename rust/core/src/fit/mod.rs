@@ -3,11 +3,12 @@
 //! `method`: the spec and the trait · `parameters`: what a spec declares, and its values · `survey`: what is asked of the whole model · `tensor`: operands, blocks, folds · `node`: a fitted method, which may itself be an
 //! operand · `select`: exact order statistics · `magnitude`: exact cuts by magnitude · `statistics`: sums · `combine`:
 //! weighted sums of deltas · `gram`: inner products of the branches · `mixture`: linear combinations with weights found ·
-//! `linalg`: singular directions · `sparsify`: sums of thinned deltas · `random`, `number`: the same bits everywhere.
+//! `linalg`: singular directions · `inputs`: Gram matrices of what tensors are multiplied with · `sparsify`: sums of thinned deltas · `random`, `number`: the same bits everywhere.
 
 pub mod combine;
 pub mod gram;
 pub mod group;
+pub mod inputs;
 pub mod linalg;
 pub mod magnitude;
 pub mod marks;
@@ -31,6 +32,7 @@ pub mod prelude {
     pub use crate::error::{Error, Result};
     pub use crate::fit::combine::{self, Combine, Vote};
     pub use crate::fit::gram::{self, Gram};
+    pub use crate::fit::inputs;
     pub use crate::fit::linalg::{self, Factor, Matrix, Spectrum};
     pub use crate::fit::magnitude::{Quota, bands, bands_by_density};
     pub use crate::fit::marks::Marks;

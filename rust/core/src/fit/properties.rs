@@ -30,6 +30,8 @@ pub(crate) struct Case<'c> {
     /// Elements in a row.
     pub row: usize,
     pub streams: &'c [Stream],
+    /// The Gram matrices of what each branch is multiplied with, for methods that want them.
+    pub grams: Vec<Vec<f64>>,
 }
 
 impl Case<'_> {
@@ -56,11 +58,13 @@ impl Case<'_> {
 /// Stored operands of one tensor.
 pub(crate) struct Room {
     sources: Vec<Source>,
+    grams: Vec<Source>,
+    gram: Stored,
     stored: Stored,
     row: usize,
     has_base: bool,
     progress: Progress,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Room {
@@ -78,19 +82,51 @@ impl Room {
         };
         let sources = operands.iter().enumerate().map(source).collect();
         let shape = vec![(elements / row) as u64, row as u64];
+        let square = (row * row) as u64;
+        let gram = vec![row as u64; 2];
         Self {
             sources,
+            grams: Vec::new(),
+            gram: Stored { dtype: Dtype::F64, shape: gram, file: 0, range: 0..8 * square },
             stored: Stored { dtype, shape, file: 0, range: 0..bytes },
             row,
             has_base: true,
             progress: Progress::default(),
-            _directory: directory,
+            directory,
         }
     }
 
-    /// The same without a base: all operands are branches.
-    fn based(self, has_base: bool) -> Self {
-        Self { has_base, ..self }
+    /// The same as a method wants it: with a base or without one, when all operands are branches.
+    fn seen_by<M: Method>(self, method: &M, has_base: bool) -> Self {
+        let branches = self.sources.len() - usize::from(has_base);
+        let wanted = if Method::spec(method).grams { branches } else { 0 };
+        let grams = (0..wanted).map(|branch| self.gram(branch)).collect();
+        Self { has_base, grams, ..self }
+    }
+
+    /// A Gram matrix of many inputs of different sizes.
+    fn gram(&self, branch: usize) -> Source {
+        let (row, many) = (self.row, 3 * self.row + 2);
+        let inputs = operands(1, row * many, 100 + branch as u64).remove(0);
+        let mut values = vec![0.0; row * row];
+        for input in inputs.chunks(row) {
+            for (r, values) in values.chunks_mut(row).enumerate() {
+                values.iter_mut().zip(input).for_each(|(sum, x)| *sum += input[r] * x);
+            }
+        }
+        let path = self.directory.path().join(format!("gram {branch}"));
+        let bytes: Vec<u8> = values.into_iter().flat_map(f64::to_le_bytes).collect();
+        std::fs::write(&path, bytes).expect("a file");
+        Source::open(&path, Io::Read).expect("a source")
+    }
+
+    fn gram_numbers(&self) -> Vec<Vec<f64>> {
+        let numbers = |source: &Source| {
+            let mut buffer = Vec::new();
+            let bytes = source.bytes(self.gram.range.clone(), &mut buffer).expect("bytes");
+            bytes.as_chunks().0.iter().map(|eight| f64::from_le_bytes(*eight)).collect()
+        };
+        self.grams.iter().map(numbers).collect()
     }
 
     fn numbers(&self) -> Vec<Vec<f64>> {
@@ -129,6 +165,7 @@ impl Room {
         let leaf = |(input, source)| {
             Operand::Leaf(Leaf { source, stored: &self.stored, label: "x", input })
         };
+        let gram = |source| Leaf { source, stored: &self.gram, label: "x", input: 0 };
         Tensor {
             name: "weight",
             elements: self.stored.elements(),
@@ -140,6 +177,8 @@ impl Room {
             team: Team::new(threads),
             context: Context { progress: &self.progress, carry: false },
             operands: self.sources.iter().enumerate().map(leaf).collect(),
+            importance: None,
+            grams: self.grams.iter().map(gram).collect(),
         }
     }
 
@@ -291,8 +330,8 @@ pub(crate) fn agrees_with_naive<M: Method>(method: &M, naive: Naive) {
             for (rows, row) in [(1, 1), (1, 15), (7, 1), (3, 33), (5, widest)] {
                 let count = branches + usize::from(has_base);
                 let seed = (number * 8 + branches) as u64;
-                let room =
-                    Room::new(dtype, &operands(count, rows * row, seed), row).based(has_base);
+                let room = Room::new(dtype, &operands(count, rows * row, seed), row)
+                    .seen_by(method, has_base);
                 for parameters in variants(method, branches) {
                     let Ok(bytes) = room.merged(method, &parameters, 1, BLOCK) else {
                         assert!(
@@ -309,6 +348,7 @@ pub(crate) fn agrees_with_naive<M: Method>(method: &M, naive: Naive) {
                         has_base,
                         row,
                         streams: &streams,
+                        grams: room.gram_numbers(),
                     };
                     let allowed = naive(&case);
                     let everywhere =
@@ -349,7 +389,7 @@ pub(crate) fn same_bits_however_cut<M: Method>(method: &M) {
     let branches = (*counts(method).end()).min(2.max(*counts(method).start()));
     for &has_base in bases(method) {
         let operands = operands(branches + usize::from(has_base), elements, 3);
-        let room = Room::new(Dtype::BF16, &operands, row).based(has_base);
+        let room = Room::new(Dtype::BF16, &operands, row).seen_by(method, has_base);
         for parameters in variants(method, branches) {
             let Ok(whole) = room.merged(method, &parameters, 1, BLOCK) else { continue };
             for (threads, block) in [(2, BLOCK), (7, BLOCK / 4), (1, 16)] {
@@ -367,7 +407,7 @@ pub(crate) fn nothing_changed_changes_nothing<M: Method>(method: &M, naive: Naiv
             let mut base = operands(1, 333, 5).remove(0);
             base[..4].copy_from_slice(&[0.0, -0.0, 1.0, -1.0]);
             let room = Room::new(dtype, &vec![base; branches + usize::from(has_base)], 111);
-            let room = room.based(has_base);
+            let room = room.seen_by(method, has_base);
             let (operands, streams) = (room.numbers(), streams(branches));
             for parameters in variants(method, branches) {
                 let operands = operands.clone();
@@ -377,6 +417,7 @@ pub(crate) fn nothing_changed_changes_nothing<M: Method>(method: &M, naive: Naiv
                     has_base,
                     row: 111,
                     streams: &streams,
+                    grams: room.gram_numbers(),
                 };
                 // Without a base, what is no mean makes another tensor of equal ones.
                 let same = |(y, x): (&f64, &f64)| (y - x).abs() <= 1e-12 * x.abs();
@@ -399,7 +440,7 @@ pub(crate) fn same_bits_everywhere<M: Method>(method: &M, expected: &str) {
     for dtype in FLOATS {
         for (branches, has_base) in sizes(method) {
             let operands = operands(branches + usize::from(has_base), 7 * 65, 9);
-            let room = Room::new(dtype, &operands, 65).based(has_base);
+            let room = Room::new(dtype, &operands, 65).seen_by(method, has_base);
             for parameters in variants(method, branches) {
                 hasher.update(&room.merged(method, &parameters, 1, BLOCK).unwrap_or_default());
             }

@@ -5,6 +5,7 @@
 //! chunk is the same number of elements on every machine, so that sums join in the same order.
 
 mod block;
+mod importance;
 mod reader;
 
 use std::ops::Range;
@@ -20,6 +21,7 @@ use crate::read::header::Stored;
 use crate::read::source::Source;
 
 pub use block::{Block, Raw, Scratch};
+pub use importance::Importance;
 pub use reader::{Reader, Row};
 
 /// Elements in a chunk: at every dtype's size a power of two of bytes, so that a chunk is a subtree of the hash.
@@ -117,6 +119,10 @@ pub struct Tensor<'a, R> {
     pub context: Context<'a>,
     /// The operands.
     pub operands: Vec<Operand<'a, R>>,
+    /// What the elements of the branches weigh, where that is said.
+    pub importance: Option<Importance<'a>>,
+    /// The Gram matrices of what the branches' tensors are multiplied with, where they are known.
+    pub grams: Vec<Leaf<'a>>,
 }
 
 impl<'a, R: Number> Tensor<'a, R> {
@@ -136,6 +142,7 @@ impl<'a, R: Number> Tensor<'a, R> {
                 Operand::Node(node) => leaves.extend(node.tensor.leaves()),
             }
         }
+        leaves.extend(self.importance.iter().flat_map(Importance::leaves));
         leaves
     }
 

@@ -12,6 +12,7 @@ mod iso_c;
 mod karcher;
 mod linear;
 mod localize_and_stitch;
+mod lot;
 mod model_stock;
 mod multislerp;
 mod nearswap;
@@ -21,6 +22,7 @@ mod parameters;
 mod passthrough;
 mod pcb;
 mod ram;
+mod regmean;
 mod resmerge;
 mod sce;
 mod slerp;
@@ -33,7 +35,7 @@ mod wsm;
 use crate::fit::method::AnyMethod;
 
 /// All methods, in the order in which people read them.
-static ALL: [&dyn AnyMethod; 32] = [
+static ALL: [&dyn AnyMethod; 34] = [
     &arcee::Arcee,
     &linear::Linear,
     &slerp::Slerp,
@@ -60,6 +62,8 @@ static ALL: [&dyn AnyMethod; 32] = [
     &tsv_m::TsvM,
     &swudi::Swudi,
     &resmerge::ResMerge,
+    &regmean::RegMean,
+    &lot::Lot,
     &wsm::Wsm,
     &geometric_median::GeometricMedian,
     &expo::Expo,

@@ -1,10 +1,10 @@
 //! From a recipe and open checkpoints to the plan: what every output tensor is made of, and every reason why it cannot be.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::fit::method::Bits;
 use crate::methods;
 use crate::parallel::{Team, machine};
@@ -14,6 +14,7 @@ use crate::plan::plan::{Allowed, Job, Plan, Work};
 use crate::plan::recipe::{Extra, Missing, Model, ModelSource, Recipe, Step};
 use crate::plan::{Inputs, Options, compatibility, config, layers, memory, sidecars, vocabulary};
 use crate::read::dtype::Dtype;
+use crate::read::header::Stored;
 
 /// A plan being made.
 struct Composer<'c> {
@@ -146,7 +147,7 @@ fn reading(jobs: &[Job], inputs: &Inputs) -> (u64, BTreeMap<u64, u64>, Vec<(usiz
 impl Composer<'_> {
     /// What concerns an input as a whole.
     fn check_inputs(&mut self) {
-        for input in 0..self.inputs.checkpoints.len() {
+        for &input in &self.inputs.models {
             self.problems.extend(compatibility::scaled(self.inputs, input));
             match self.inputs.checkpoints[input].config() {
                 Ok(Some(said)) if config::quantized(&said) => {
@@ -212,9 +213,8 @@ impl Composer<'_> {
         let at = |input: usize| StoredAt { input, tensor: name.clone() };
         let mut sources = vec![at(self.donor)];
         let before = self.problems.len();
-        let others: Vec<usize> =
-            (0..self.inputs.checkpoints.len()).filter(|&input| input != self.donor).collect();
-        for input in others {
+        let others = self.inputs.models.iter().copied().filter(|&input| input != self.donor);
+        for input in others.collect::<Vec<_>>() {
             if self.stored(input, name) == Some(true) {
                 sources.push(at(input));
             }
@@ -340,7 +340,11 @@ impl Composer<'_> {
             self.problems.push(error.tensor(name));
             return None;
         }
+        let (importance, grams) =
+            (self.importance(step, name, &present)?, self.grams(step, name, &present)?);
         Some(Expression::Merge(Box::new(Merge {
+            importance,
+            grams,
             method: step.method,
             parameters,
             has_base: step.base.is_some(),
@@ -352,6 +356,73 @@ impl Composer<'_> {
             surveys: step.surveys.clone(),
             survey_sweeps: step.surveys.iter().map(|&i| self.recipe.surveys[i].sweeps()).sum(),
         })))
+    }
+
+    /// The importances of a tensor's elements in the branches that are present: none where none are said.
+    fn importance(&mut self, step: &Step, name: &str, present: &[usize]) -> Option<Vec<StoredAt>> {
+        let wanted = &self.inputs.checkpoints[self.donor].tensors[name].shape;
+        let fits = |stored: &Stored| &stored.shape == wanted;
+        let expected = format!("{wanted:?} as the tensor itself");
+        self.beside(&step.importance, name, present, "importance", (&fits, &expected), true)
+    }
+
+    /// The Gram matrices of what a tensor is multiplied with, in the branches that are present: none where none are said, or
+    /// no file has one.
+    fn grams(&mut self, step: &Step, name: &str, present: &[usize]) -> Option<Vec<StoredAt>> {
+        let shape = &self.inputs.checkpoints[self.donor].tensors[name].shape;
+        let row = shape.last().copied().unwrap_or(1);
+        let wanted = if shape.len() == 1 { vec![row] } else { vec![row, row] };
+        let fits = |stored: &Stored| stored.shape == wanted;
+        let expected = format!("{wanted:?}, its inputs by its inputs");
+        self.beside(&step.grams, name, present, "Gram matrix", (&fits, &expected), false)
+    }
+
+    /// The tensors of that name in files beside the branches; none where something is wrong, which is noted.
+    fn beside(
+        &mut self,
+        files: &[PathBuf],
+        name: &str,
+        present: &[usize],
+        what: &'static str,
+        (fits, expected): (&dyn Fn(&Stored) -> bool, &str),
+        needed: bool,
+    ) -> Option<Vec<StoredAt>> {
+        if files.is_empty() {
+            return Some(Vec::new());
+        }
+        let mut found = Vec::new();
+        let mut wrong = Vec::new();
+        for &branch in present {
+            let input = self.inputs.by_path[&files[branch]];
+            let stored = self.inputs.checkpoints[input].tensors.get(name);
+            if let Some(stored) = stored.filter(|stored| stored.dtype.is_float() && fits(stored)) {
+                let _ = stored;
+                found.push(StoredAt { input, tensor: name.into() });
+                continue;
+            }
+            let there = stored.map(|stored| format!("{} {:?}", stored.dtype.name(), stored.shape));
+            let kind = Kind::Mismatch {
+                what: if there.is_some() {
+                    "what its file says does not fit"
+                } else {
+                    "its file lacks the tensor"
+                },
+                found: there.clone().unwrap_or_else(|| "none".into()),
+                expected: format!("a {what} of {expected}"),
+                allow: None,
+            };
+            wrong.push((
+                there.is_some(),
+                Error::from(kind).tensor(name).branch(&self.inputs.labels[input]),
+            ));
+        }
+        // What no file has may be what none can have.
+        if !needed && found.is_empty() && wrong.iter().all(|(there, _)| !there) {
+            return Some(Vec::new());
+        }
+        let fine = wrong.is_empty();
+        self.problems.extend(wrong.into_iter().map(|(_, error)| error));
+        fine.then_some(found)
     }
 
     /// What a merge's change of a tensor is multiplied with.
@@ -380,7 +451,8 @@ impl Composer<'_> {
         let inputs = self.inputs;
         let donors = &inputs.checkpoints[self.donor].tensors;
         let mut copied: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-        for (input, checkpoint) in inputs.checkpoints.iter().enumerate() {
+        for &input in &inputs.models {
+            let checkpoint = &inputs.checkpoints[input];
             if self.strangers.contains(&input) {
                 continue;
             }
@@ -425,11 +497,12 @@ impl Composer<'_> {
     }
 
     fn double(&self, expression: &Expression) -> bool {
-        let mut double = false;
-        expression.leaves(0, &mut |at, _| {
-            double |= self.inputs.checkpoints[at.input].tensors[&*at.tensor].dtype == Dtype::F64;
-        });
-        double
+        match expression {
+            Expression::Stored(at) => {
+                self.inputs.checkpoints[at.input].tensors[&*at.tensor].dtype == Dtype::F64
+            }
+            Expression::Merge(merge) => merge.operands.iter().any(|operand| self.double(operand)),
+        }
     }
 }
 
@@ -445,6 +518,8 @@ fn merged(expression: Expression) -> Expression {
         operands: vec![expression],
         branches: vec![0],
         seed: 0,
+        importance: Vec::new(),
+        grams: Vec::new(),
         factor: 1.0,
         rounding: None,
         surveys: Vec::new(),

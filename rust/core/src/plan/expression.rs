@@ -35,6 +35,10 @@ pub struct Merge {
     pub has_base: bool,
     /// The operands, the base first.
     pub operands: Vec<Expression>,
+    /// The importances of the branches' elements: none, or one tensor a branch.
+    pub importance: Vec<StoredAt>,
+    /// The Gram matrices of what the branches' tensors are multiplied with: none, or one a branch.
+    pub grams: Vec<StoredAt>,
     /// Which branches of the recipe are present: their random numbers are theirs whoever else is.
     pub branches: Vec<usize>,
     /// The seed of random numbers.
@@ -61,11 +65,13 @@ impl Expression {
             Self::Merge(merge) => {
                 let passes = (merge.method.spec().passes)(&merge.parameters, elements);
                 // Each sweep of an outer fit evaluates the inner kernel; the inner fit runs once.
+                let sweeps = passes.saturating_sub(1).saturating_add(merge.survey_sweeps);
+                let times = times.saturating_add(sweeps);
                 for operand in &merge.operands {
-                    let fit = passes.saturating_sub(1);
-                    let sweeps = fit.saturating_add(merge.survey_sweeps);
-                    operand.walk(elements, times.saturating_add(sweeps), see);
+                    operand.walk(elements, times, see);
                 }
+                merge.importance.iter().for_each(|at| see(at, times));
+                merge.grams.iter().for_each(|at| see(at, 1));
             }
         }
     }
@@ -102,7 +108,7 @@ impl Expression {
         match self {
             Self::Stored(_) => 1,
             Self::Merge(merge) => {
-                merge.operands.len() as u64
+                (merge.operands.len() + 2 * merge.importance.len()) as u64
                     + merge
                         .operands
                         .iter()

@@ -18,7 +18,7 @@ pub mod recipe;
 mod sidecars;
 mod vocabulary;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ pub use describe::describe;
 
 use crate::error::{Error, Result};
 use crate::plan::plan::Plan;
-use crate::plan::recipe::Recipe;
+use crate::plan::recipe::{Recipe, Said};
 use crate::read::checkpoint::Checkpoint;
 use crate::read::source::Io;
 
@@ -99,10 +99,13 @@ pub struct Outline {
 }
 
 /// The checkpoints of a recipe, each opened once, and where each path of the recipe leads.
+#[derive(Default)]
 pub(crate) struct Inputs {
     pub(crate) checkpoints: Vec<Checkpoint>,
     pub(crate) labels: Vec<String>,
     pub(crate) by_path: BTreeMap<PathBuf, usize>,
+    /// Which of them are models; the others say something of one.
+    pub(crate) models: BTreeSet<usize>,
 }
 
 /// Decides everything about a merge from headers alone.
@@ -110,7 +113,7 @@ pub(crate) struct Inputs {
 pub fn plan(said: &Value, options: &Options) -> Outline {
     let mentioned = recipe::checkpoints_said(said);
     let mut outline = Outline {
-        checkpoints_said: mentioned.iter().map(|(_, path)| path.clone()).collect(),
+        checkpoints_said: mentioned.iter().map(|said| said.path.clone()).collect(),
         ..Outline::default()
     };
     let recipe = Recipe::parse(said).map_err(|problems| outline.problems.extend(problems)).ok();
@@ -130,15 +133,22 @@ pub fn plan_lent(said: &Value, lent: Vec<Checkpoint>, options: &Options) -> Outl
     let labels: Vec<String> = lent.iter().map(|checkpoint| checkpoint.label.clone()).collect();
     let by_path = labels.iter().map(PathBuf::from).zip(0..).collect::<BTreeMap<_, _>>();
     let mut outline = Outline::default();
-    for (at, path) in recipe::checkpoints_said(said) {
-        if !by_path.contains_key(&path) {
-            let known = labels.iter().map(String::as_str);
-            outline.problems.push(Error::unknown("model", &path.to_string_lossy(), known).at(&at));
+    let mut models = BTreeSet::new();
+    for said in recipe::checkpoints_said(said) {
+        match by_path.get(&said.path) {
+            Some(&input) if said.model => drop(models.insert(input)),
+            Some(_) => {}
+            None => {
+                let known = labels.iter().map(String::as_str);
+                let error = Error::unknown("model", &said.path.to_string_lossy(), known);
+                outline.problems.push(error.at(&said.at));
+            }
         }
     }
     let recipe = Recipe::parse(said).map_err(|problems| outline.problems.extend(problems)).ok();
     if let Some(recipe) = recipe.filter(|_| outline.problems.is_empty()) {
-        match compose::plan(&recipe, Inputs { checkpoints: lent, labels, by_path }, options) {
+        match compose::plan(&recipe, Inputs { checkpoints: lent, labels, by_path, models }, options)
+        {
             Ok(plan) => outline.plan = Some(plan),
             Err(problems) => outline.problems = problems,
         }
@@ -146,12 +156,12 @@ pub fn plan_lent(said: &Value, lent: Vec<Checkpoint>, options: &Options) -> Outl
     outline
 }
 
-fn open_all(mentioned: &[(String, PathBuf)], io: Io, problems: &mut Vec<Error>) -> Inputs {
-    let mut inputs =
-        Inputs { checkpoints: Vec::new(), labels: Vec::new(), by_path: BTreeMap::new() };
+fn open_all(mentioned: &[Said], io: Io, problems: &mut Vec<Error>) -> Inputs {
+    let mut inputs = Inputs::default();
     let mut by_real: BTreeMap<PathBuf, Option<usize>> = BTreeMap::new();
-    for (at, path) in mentioned {
-        if inputs.by_path.contains_key(path) {
+    for Said { at, path, model } in mentioned {
+        if let Some(&input) = inputs.by_path.get(path) {
+            inputs.models.extend(model.then_some(input));
             continue;
         }
         // Where the name leads nowhere, opening says so.
@@ -175,6 +185,7 @@ fn open_all(mentioned: &[(String, PathBuf)], io: Io, problems: &mut Vec<Error>) 
         });
         if let Some(input) = known {
             inputs.by_path.insert(path.clone(), *input);
+            inputs.models.extend(model.then_some(*input));
         }
     }
     inputs

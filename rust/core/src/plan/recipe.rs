@@ -57,6 +57,10 @@ pub struct Step {
     pub auto_weight: Option<Balance>,
     /// Which of the recipe's surveys it needs.
     pub surveys: Vec<usize>,
+    /// The files with the importances of each branch's elements; none, or one a branch.
+    pub importance: Vec<PathBuf>,
+    /// The files with the Gram matrices of the inputs that each branch's tensors see; none, or one a branch.
+    pub grams: Vec<PathBuf>,
 }
 
 /// Factors of a merge's change of its base: even steps from the first layer to the last. What is in no layer stays as it is.
@@ -191,16 +195,32 @@ impl Recipe {
     }
 }
 
-/// The checkpoints that a recipe names, however wrong the rest of it is, with their places.
+/// A checkpoint or another file that a recipe names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Its place in the recipe.
+    pub at: String,
+    /// The file or directory.
+    pub path: PathBuf,
+    /// Whether it is a model; else it says something of one.
+    pub model: bool,
+}
+
+/// The keys beside a model whose files say something of it.
+pub const BESIDE: [&str; 2] = ["importance", "grams"];
+
+/// What a recipe names, however wrong the rest of it is.
 #[must_use]
-pub fn checkpoints_said(said: &Value) -> Vec<(String, PathBuf)> {
-    fn walk(said: &Value, at: &str, depth: usize, found: &mut Vec<(String, PathBuf)>) {
+pub fn checkpoints_said(said: &Value) -> Vec<Said> {
+    fn named(said: &Value, at: &str, model: bool, found: &mut Vec<Said>) {
+        let path = said.as_str().filter(|path| !path.is_empty() && !path.contains('\0'));
+        if let Some(path) = path.filter(|_| found.len() < (1 + BESIDE.len()) * MOST_MODELS) {
+            found.push(Said { at: at.to_owned(), path: PathBuf::from(path), model });
+        }
+    }
+    fn walk(said: &Value, at: &str, depth: usize, found: &mut Vec<Said>) {
         match said {
-            Value::String(path)
-                if !path.is_empty() && !path.contains('\0') && found.len() < MOST_MODELS =>
-            {
-                found.push((at.to_owned(), PathBuf::from(path)));
-            }
+            Value::String(_) => named(said, at, true, found),
             Value::Object(map) if depth < DEEPEST => {
                 if let Some(base) = map.get("base_model") {
                     walk(base, &inside(at, "base_model"), depth + 1, found);
@@ -209,6 +229,11 @@ pub fn checkpoints_said(said: &Value) -> Vec<(String, PathBuf)> {
                 for (i, entry) in models.into_iter().flatten().enumerate() {
                     if let Some(model) = entry.get("model") {
                         walk(model, &inside(at, &format!("models[{i}].model")), depth + 1, found);
+                    }
+                    for key in BESIDE {
+                        if let Some(file) = entry.get(key) {
+                            named(file, &inside(at, &format!("models[{i}].{key}")), false, found);
+                        }
                     }
                 }
             }

@@ -47,12 +47,15 @@ impl<'b, R> Block<'b, R> {
 
 /// A worker's room for one tensor: operands as numbers, for it and for the merges inside it.
 pub struct Scratch<R> {
-    values: Vec<R>,
+    pub(super) values: Vec<R>,
     pub(super) stride: usize,
     /// Non-finite elements of the block at hand (all operands count as zero there), and what the output gets.
     carried: Vec<(usize, R)>,
     inner: Vec<Scratch<R>>,
     bytes: Vec<u8>,
+    /// The importances of the branches' elements, and their means.
+    pub(super) importances: Vec<R>,
+    pub(super) means: Vec<f64>,
 }
 
 impl<R: Number> Scratch<R> {
@@ -67,6 +70,8 @@ impl<R: Number> Scratch<R> {
             carried: Vec::new(),
             inner: inner.collect(),
             bytes: Vec::new(),
+            importances: Vec::new(),
+            means: Vec::new(),
         }
     }
 }
@@ -176,7 +181,10 @@ impl<R: Number> Tensor<'_, R> {
                 subtract(&mut branch[..length], &base[..length]);
             }
         }
-        Ok(())
+        match &self.importance {
+            Some(importance) => self.weigh(importance, raw, leaf, within, scratch),
+            None => Ok(()),
+        }
     }
 
     fn not_finite(&self, operand: &Operand<'_, R>, start: u64, values: &[R]) -> Error {

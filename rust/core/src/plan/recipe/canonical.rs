@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Allow, Extra, Missing, Model, ModelSource, Recipe, Step};
+use super::{Allow, BESIDE, Extra, Missing, Model, ModelSource, Recipe, Step};
 
 impl Recipe {
     /// The recipe in full; `label` gives what a checkpoint is called.
@@ -43,7 +43,8 @@ fn step(step: &Step, label: &dyn Fn(&Path) -> String) -> Map<String, Value> {
     if let Some(base) = &step.base {
         said.insert("base_model".into(), model(base, label));
     }
-    let models = step.branches.iter().zip(&step.parameters.branches).map(|(branch, parameters)| {
+    let branches = step.branches.iter().zip(&step.parameters.branches).enumerate();
+    let models = branches.map(|(number, (branch, parameters))| {
         let mut entry = Map::new();
         entry.insert("model".into(), model(branch, label));
         let said = |name: &&str| step.auto_weight.is_none() || *name != "weight";
@@ -52,6 +53,11 @@ fn step(step: &Step, label: &dyn Fn(&Path) -> String) -> Map<String, Value> {
         let values: Map<String, Value> = values.collect();
         if !values.is_empty() {
             entry.insert("parameters".into(), values.into());
+        }
+        for (key, files) in BESIDE.into_iter().zip([&step.importance, &step.grams]) {
+            if let Some(file) = files.get(number) {
+                entry.insert(key.into(), label(file).into());
+            }
         }
         Value::Object(entry)
     });

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::{
-    DEEPEST, Lines, MOST_MODELS, Model, ModelSource, Reading, Step, inside, kind, not_yet, show,
+    BESIDE, DEEPEST, Lines, MOST_MODELS, Model, ModelSource, Reading, Step, inside, kind, not_yet,
+    show,
 };
 use crate::error::{Error, shown};
 use crate::fit::method::{AnyMethod, Base};
@@ -19,7 +20,12 @@ struct Listed<'v> {
     model: Model,
     parameters: Option<&'v Map<String, Value>>,
     at: String,
+    /// The files that say something of it, in the order of [`BESIDE`].
+    beside: [Option<PathBuf>; 2],
 }
+
+/// The keys of a listed model.
+const KEYS: [&str; 4] = ["model", "parameters", "importance", "grams"];
 
 impl Reading {
     /// Reads a merge; none where it is too wrong to go on with.
@@ -44,6 +50,17 @@ impl Reading {
         let auto_weight = self.auto_weight(map, at, method, base.is_some());
         let said = (map.get("parameters"), auto_weight.is_some());
         let parameters = self.parameters(method, said, &own, at, fold)?;
+        let [importance, grams] = [0, 1].map(|key| self.beside(&listed, key));
+        let there = [!importance.is_empty(), !grams.is_empty()];
+        self.check_beside(method, at, base.is_some(), there);
+        if auto_weight.is_some() && !importance.is_empty() {
+            let what =
+                "`importance` weighs elements with the weights that `auto_weight` would find";
+            self.problem(
+                &inside(at, "auto_weight"),
+                Error::recipe_with_hint(what, "use one of them"),
+            );
+        }
         let branches: Vec<Model> = listed.into_iter().map(|one| one.model).collect();
         let parameters = Arc::new(parameters);
         let lines = self.lines(map, at, base.is_some());
@@ -51,8 +68,19 @@ impl Reading {
         let asked = auto_weight.map(Question::Weights).into_iter().chain(cuts);
         let surveys = asked.map(|question| self.ask(question)).collect();
         let at = at.to_owned();
-        let step =
-            Step { at, method, base, branches, donor, parameters, lines, auto_weight, surveys };
+        let step = Step {
+            at,
+            method,
+            base,
+            branches,
+            donor,
+            parameters,
+            lines,
+            auto_weight,
+            surveys,
+            importance,
+            grams,
+        };
         Some(if fold { folded(step) } else { step })
     }
 
@@ -118,9 +146,10 @@ impl Reading {
             );
             return None;
         };
-        for key in map.keys().filter(|key| !["model", "parameters"].contains(&key.as_str())) {
-            self.problem(&inside(at, key), Error::unknown("key", key, ["model", "parameters"]));
+        for key in map.keys().filter(|key| !KEYS.contains(&key.as_str())) {
+            self.problem(&inside(at, key), Error::unknown("key", key, KEYS));
         }
+        let beside = BESIDE.map(|key| self.file(map, key, at));
         let parameters = match map.get("parameters") {
             None | Some(Value::Null) => None,
             Some(Value::Object(parameters)) => Some(parameters),
@@ -135,7 +164,56 @@ impl Reading {
             return None;
         };
         let model = self.model(said, &inside(at, "model"), depth)?;
-        Some(Listed { model, parameters, at: inside(at, "parameters") })
+        Some(Listed { model, parameters, at: inside(at, "parameters"), beside })
+    }
+
+    /// A file that a key names, where it is there.
+    fn file(&mut self, map: &Map<String, Value>, key: &str, at: &str) -> Option<PathBuf> {
+        let said = map.get(key).filter(|said| !said.is_null())?;
+        let path = said.as_str().filter(|path| !path.is_empty() && !path.contains('\0'));
+        if path.is_none() {
+            self.problem(&inside(at, key), Error::value(key, show(said), "a safetensors file"));
+        }
+        path.map(PathBuf::from)
+    }
+
+    /// The files beside the branches that a key names: of all of them, or of none.
+    fn beside(&mut self, listed: &[Listed<'_>], key: usize) -> Vec<PathBuf> {
+        let files: Vec<PathBuf> = listed.iter().filter_map(|one| one.beside[key].clone()).collect();
+        let without = listed.iter().find(|one| one.beside[key].is_none());
+        if let Some(without) = without.filter(|_| !files.is_empty()) {
+            let name = BESIDE[key];
+            let what = format!("`{name}` is said of other models and not of this one");
+            let hint = format!("give `{name}: FILE` beside every model but the base");
+            self.problem(&without.model.at, Error::recipe_with_hint(what, hint));
+            return Vec::new();
+        }
+        files
+    }
+
+    /// Whether what stands beside the models is what the method takes.
+    fn check_beside(
+        &mut self,
+        method: &'static dyn AnyMethod,
+        at: &str,
+        has_base: bool,
+        [importance, grams]: [bool; 2],
+    ) {
+        let (spec, place) = (method.spec(), inside(at, "models"));
+        if importance && !spec.weighs(has_base) {
+            let what = format!("`{}` cannot weigh elements by `importance`", spec.name);
+            let hint = "it goes with `linear`, and with methods on deltas where there is a base";
+            self.problem(&place, Error::recipe_with_hint(what, hint));
+        }
+        if spec.grams && !grams {
+            let what = format!("`{}` needs `grams` beside every model", spec.name);
+            let hint = "`branchmerge grams MODEL -o FILE` collects them";
+            self.problem(&place, Error::recipe_with_hint(what, hint));
+        }
+        if grams && !spec.grams {
+            let what = format!("`{}` does nothing with `grams`", spec.name);
+            self.problem(&place, Error::recipe_with_hint(what, "`regmean` and `lot` take them"));
+        }
     }
 
     fn model(&mut self, said: &Value, at: &str, depth: usize) -> Option<Model> {
@@ -331,6 +409,8 @@ fn folded(mut step: Step) -> Step {
         lines: step.lines,
         auto_weight: None,
         surveys: Vec::new(),
+        importance: Vec::new(),
+        grams: Vec::new(),
     };
     while let Some(model) = step.branches.pop() {
         let at = inner.at.clone();
