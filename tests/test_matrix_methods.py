@@ -41,7 +41,7 @@ def fuse(directory: Path, method: str, out: str, threads: int, memory: str | Non
 
 
 def test_there_are_some() -> None:
-    assert METHODS == ["iso_c", "tsv_m", "swudi", "resmerge", "regmean", "lot"]
+    assert METHODS == ["iso_c", "tsv_m", "swudi", "resmerge", "knots", "core_space", "regmean", "lot"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,8 +2,10 @@
 
 use crate::error::{Error, Result};
 use crate::fit::group::{LANES, group, put};
+use crate::fit::method::Fit;
 use crate::fit::number::Number;
 use crate::fit::parameters::Parameters;
+use crate::fit::tensor::Block;
 
 /// Weights whose sum is below this share of their magnitudes sum to nothing.
 const NOTHING: f64 = 1e-8;
@@ -46,6 +48,16 @@ impl Combine {
             normalize: parameters.flag("normalize"),
             scale: parameters.number("lambda"),
         }
+    }
+
+    /// The fit that combines the branches as they are.
+    #[must_use]
+    pub fn fit<R: Number>(self) -> Fit<R> {
+        Fit::new(move |block: &Block<'_, R>, out: &mut [R]| {
+            let count = self.weights.len();
+            let deltas: Vec<&[R]> = (0..count).map(|i| block.branch(i)).collect();
+            self.apply(&deltas, out);
+        })
     }
 
     /// λ · Σ w·d, divided by Σ w if asked, of equally long `deltas`, one a branch.

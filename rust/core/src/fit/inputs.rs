@@ -1,4 +1,4 @@
-//! What is known of the inputs that a tensor is multiplied with: Gram matrices XᵀX, stored beside the branches.
+//! What is known of the inputs that a tensor is multiplied with: Gram matrices `XᵀX`, stored beside the branches.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatRef, Par};

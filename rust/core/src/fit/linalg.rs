@@ -195,6 +195,7 @@ pub fn eigen(matrix: &Matrix, tensor: &str) -> Result<(Vec<f64>, Matrix)> {
         let what = "its singular directions were not found: another method may merge it";
         return Err(Error::malformed(what).tensor(tensor));
     }
+    drop(memory);
     let mut turned = Matrix::zeros(size, size)?;
     let mut descending = Vec::with_capacity(size);
     for (row, column) in (0..size).rev().enumerate() {
@@ -249,6 +250,42 @@ impl Spectrum {
     }
 }
 
+/// A matrix with all its singular values made `scale` times their mean; those that are lost stay so.
+pub fn flat(matrix: &Matrix, scale: f64, tensor: &str) -> Result<Matrix> {
+    let spectrum = Spectrum::of(matrix, tensor)?;
+    let mean = spectrum.values.iter().sum::<f64>() / spectrum.values.len() as f64;
+    let flat = |value: &f64| if *value > 0.0 { scale * mean / value } else { 0.0 };
+    let factors: Vec<f64> = spectrum.values.iter().map(flat).collect();
+    spectrum.scaled(matrix, &factors)
+}
+
+/// The directions in which any branch of a matrix goes, one a row, the largest first: of its columns where `left`, else of
+/// its rows; at most so many.
+pub fn directions<R: Number>(tensor: &Tensor<'_, R>, left: bool, most: usize) -> Result<Matrix> {
+    let shape = empty(tensor)?;
+    let side = if left { shape.rows } else { shape.columns };
+    drop(shape);
+    let mut gram = Matrix::zeros(side, side)?;
+    for i in 0..tensor.branches() {
+        let branch = branch(tensor, i)?;
+        let (plain, turned) = (Factor::Plain(&branch), Factor::Turned(&branch));
+        let (one, other) = if left { (plain, turned) } else { (turned, plain) };
+        add_product(&mut gram, one, other, 1.0);
+    }
+    let (squares, vectors) = eigen(&gram, tensor.name)?;
+    Ok(leading(&squares, vectors, most))
+}
+
+/// The vectors whose singular values are not lost beside the largest, at most so many.
+#[must_use]
+pub fn leading(squares: &[f64], mut vectors: Matrix, most: usize) -> Matrix {
+    let cut = squares.first().map_or(0.0, |largest| largest.max(0.0) * CUT * CUT);
+    let there = squares.iter().take(most).filter(|&&square| square > cut).count();
+    vectors.values.truncate(there * vectors.columns);
+    vectors.rows = there;
+    vectors
+}
+
 /// What a matrix that was made whole gives to each block.
 #[must_use]
 pub fn whole<R: Number>(merged: Matrix) -> Fit<R> {
@@ -272,11 +309,19 @@ pub fn memory(extent: &Extent<'_>, side: u64, stages: &[(u64, u64)]) -> u64 {
     if !maps(extent.name, extent.row, extent.columns) {
         return 0;
     }
-    let stage =
-        |&(shaped, square): &(u64, u64)| 8 * (shaped * extent.elements + square * side * side);
+    // What finds eigenvectors takes a twentieth of a square besides.
+    let stage = |&(shaped, square): &(u64, u64)| {
+        8 * (shaped * extent.elements + square * side * side) + side * side / 2
+    };
     let widest = stages.iter().map(stage).max().unwrap_or(0);
     // At the end a result is rounded beside what it was made of.
-    widest.max((2 * 8 + extent.number) * extent.elements)
+    with_leftovers(widest.max((2 * 8 + extent.number) * extent.elements))
+}
+
+/// So many bytes of matrices, and what the allocator keeps of those that were there before: it gives back large pieces alone.
+#[must_use]
+pub fn with_leftovers(bytes: u64) -> u64 {
+    bytes + (bytes / 3).min(96 << 20)
 }
 
 /// The shorter side of a matrix.
@@ -290,6 +335,12 @@ pub const EIGEN: u64 = 5;
 
 #[cfg(test)]
 pub(crate) mod naive {
+    /// Columns for rows.
+    pub(crate) fn turned(rows: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        let length = rows.first().map_or(0, Vec::len);
+        (0..length).map(|c| rows.iter().map(|row| row[c]).collect()).collect()
+    }
+
     /// X of X·S = `right`, for one row, by elimination.
     pub(crate) fn solve(symmetric: &[Vec<f64>], right: Vec<f64>) -> Vec<f64> {
         let (mut rows, mut right) = (symmetric.to_vec(), right);

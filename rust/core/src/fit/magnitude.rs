@@ -175,6 +175,25 @@ vectorised! {
     }
 }
 
+/// Makes all numbers 0 but the largest, as many as the quota keeps. Among equal ones at the cut the counter hash decides.
+pub fn trim(values: &mut [f64], quota: Quota, stream: Stream) {
+    let dropped = values.len() - (quota.kept as usize).min(values.len());
+    if dropped == 0 {
+        return;
+    }
+    if dropped == values.len() {
+        return values.fill(0.0);
+    }
+    let key = |(value, element): (&f64, u64)| value.ranked(stream.order(element));
+    let mut keys: Vec<_> = values.iter().zip(0..).map(key).collect();
+    let least = *keys.select_nth_unstable(dropped).1;
+    for (value, element) in values.iter_mut().zip(0..) {
+        if value.ranked(stream.order(element)) < least {
+            *value = 0.0;
+        }
+    }
+}
+
 /// A delta's elements within the quota, zeros for the others, and their L1 norm: the definition, for the oracles of the
 /// methods. Twice, as of what equals an end either side is right.
 #[cfg(test)]

@@ -101,7 +101,7 @@ impl Room {
         let branches = self.sources.len() - usize::from(has_base);
         let wanted = if Method::spec(method).grams { branches } else { 0 };
         let grams = (0..wanted).map(|branch| self.gram(branch)).collect();
-        Self { has_base, grams, ..self }
+        Self { grams, has_base, ..self }
     }
 
     /// A Gram matrix of many inputs of different sizes.

@@ -1,9 +1,13 @@
 //! The frame of the methods that keep some elements of every delta: thin, rescale, combine.
 
 use crate::error::Result;
-use crate::fit::combine::Combine;
+use crate::fit::combine::{Combine, Vote};
+use crate::fit::linalg::Matrix;
+use crate::fit::magnitude::{self, Quota};
 use crate::fit::method::Fit;
 use crate::fit::number::Number;
+use crate::fit::parameters::Parameters;
+use crate::fit::random::Stream;
 use crate::fit::statistics::{self, Sum};
 use crate::fit::tensor::{Block, Tensor};
 
@@ -27,6 +31,21 @@ pub fn sparse<R: Number>(
         let deltas: Vec<&[R]> = thinned.chunks(block.length).collect();
         combine.apply(&deltas, out);
     }))
+}
+
+/// Combines matrices as TIES combines deltas: each is trimmed to the share of its elements that `density` says, and what
+/// agrees with the majority's sign is added.
+pub fn ties(mut parts: Vec<Matrix>, parameters: &Parameters, streams: &[Stream]) -> Result<Matrix> {
+    for ((part, density), stream) in
+        parts.iter_mut().zip(parameters.numbers("density")).zip(streams)
+    {
+        let quota = Quota::largest(density, part.values.len() as u64);
+        magnitude::trim(&mut part.values, quota, *stream);
+    }
+    let mut merged = Matrix::zeros(parts[0].rows, parts[0].columns)?;
+    let parts: Vec<&[f64]> = parts.iter().map(|part| &part.values[..]).collect();
+    Combine::new(parameters, Vote::Weighted).apply(&parts, &mut merged.values);
+    Ok(merged)
 }
 
 /// The factors that leave each delta's L1 norm as it was.
@@ -94,4 +113,19 @@ pub(crate) fn naive(
     };
     let sums = |choice| crate::fit::combine::naive(case.parameters, &grown(choice), consensus);
     case.on_base((0..1 << thinned.len()).flat_map(sums).collect())
+}
+
+/// What [`ties`] may make of parts given as vectors: the definition, for the oracles of the methods.
+#[cfg(test)]
+pub(crate) fn naive_ties(parameters: &Parameters, parts: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let densities = parameters.numbers("density");
+    let trim = |(part, &density): (&Vec<f64>, &f64)| {
+        magnitude::naive(part, Quota::largest(density, part.len() as u64)).0
+    };
+    let trimmed: Vec<[Vec<f64>; 2]> = parts.iter().zip(&densities).map(trim).collect();
+    let chosen = |choice: usize| -> Vec<Vec<f64>> {
+        trimmed.iter().enumerate().map(|(i, two)| two[choice >> i & 1].clone()).collect()
+    };
+    let merged = |choice| crate::fit::combine::naive(parameters, &chosen(choice), true);
+    (0..1 << trimmed.len()).flat_map(merged).collect()
 }

@@ -45,11 +45,7 @@ impl Method for IsoC {
         for i in 0..count {
             sum.add(tensor, i, 1.0 / count as f64)?;
         }
-        let spectrum = Spectrum::of(&sum, tensor.name)?;
-        let mean = spectrum.values.iter().sum::<f64>() / spectrum.values.len() as f64;
-        let flat = |value: &f64| if *value > 0.0 { scale * mean / value } else { 0.0 };
-        let factors: Vec<f64> = spectrum.values.iter().map(flat).collect();
-        Ok(linalg::whole(spectrum.scaled(&sum, &factors)?))
+        Ok(linalg::whole(linalg::flat(&sum, scale, tensor.name)?))
     }
 }
 

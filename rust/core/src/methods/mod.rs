@@ -4,12 +4,14 @@ mod arcee;
 mod breadcrumbs;
 mod cabs;
 mod consensus;
+mod core_space;
 mod dare;
 mod della;
 mod expo;
 mod geometric_median;
 mod iso_c;
 mod karcher;
+mod knots;
 mod linear;
 mod localize_and_stitch;
 mod lot;
@@ -35,7 +37,7 @@ mod wsm;
 use crate::fit::method::AnyMethod;
 
 /// All methods, in the order in which people read them.
-static ALL: [&dyn AnyMethod; 34] = [
+static ALL: [&dyn AnyMethod; 36] = [
     &arcee::Arcee,
     &linear::Linear,
     &slerp::Slerp,
@@ -62,6 +64,8 @@ static ALL: [&dyn AnyMethod; 34] = [
     &tsv_m::TsvM,
     &swudi::Swudi,
     &resmerge::ResMerge,
+    &knots::Knots,
+    &core_space::CoreSpace,
     &regmean::RegMean,
     &lot::Lot,
     &wsm::Wsm,

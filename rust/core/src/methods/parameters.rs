@@ -31,6 +31,9 @@ pub(super) fn check_shares(parameters: &Parameters) -> Result<()> {
     Err(Error::recipe_with_hint("all values of `weight` are 0", "set one of them above 0"))
 }
 
+/// The weight of a branch that counts like the others where nothing is said.
+pub(super) const EVEN_WEIGHT: Parameter = Parameter { default: Some(Value::Number(1.0)), ..WEIGHT };
+
 /// The share of a delta that is kept.
 pub(super) const DENSITY: Parameter = Parameter {
     name: "density",

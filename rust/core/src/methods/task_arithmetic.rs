@@ -35,14 +35,9 @@ impl Method for TaskArithmetic {
         &SPEC
     }
 
-    fn fit<R: Number>(&self, tensor: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>> {
+    fn fit<R: Number>(&self, _: &Tensor<'_, R>, parameters: &Parameters) -> Result<Fit<R>> {
         combine::check_weights(parameters)?;
-        let combine = Combine::new(parameters, Vote::None);
-        let count = tensor.branches();
-        Ok(Fit::new(move |block, out| {
-            let deltas: Vec<&[R]> = (0..count).map(|i| block.branch(i)).collect();
-            combine.apply(&deltas, out);
-        }))
+        Ok(Combine::new(parameters, Vote::None).fit())
     }
 }
 
