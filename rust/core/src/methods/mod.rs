@@ -82,6 +82,12 @@ pub fn all() -> &'static [&'static dyn AnyMethod] {
     &ALL
 }
 
+/// The method that leaves a model as it is.
+#[must_use]
+pub fn passthrough() -> &'static dyn AnyMethod {
+    &passthrough::Passthrough
+}
+
 /// The method of that name or alias.
 #[must_use]
 pub fn named(name: &str) -> Option<&'static dyn AnyMethod> {

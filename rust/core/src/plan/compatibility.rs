@@ -19,10 +19,10 @@ pub(super) fn missing(
     inputs: &Inputs,
     tensor: &str,
     input: usize,
-    donor: usize,
+    (donor, of_donor): (usize, &str),
     allow: bool,
 ) -> Error {
-    let expected = &inputs.checkpoints[donor].tensors[tensor];
+    let expected = &inputs.checkpoints[donor].tensors[of_donor];
     let kind = Kind::Mismatch {
         what: "the tensor is missing",
         found: if is_head(tensor) {
@@ -63,14 +63,13 @@ fn is_head(tensor: &str) -> bool {
 /// Whether a stored tensor can be an operand of the donor's; an allowed difference is noted.
 pub(super) fn fits(
     inputs: &Inputs,
-    tensor: &str,
-    input: usize,
-    donor: usize,
+    (input, tensor): (usize, &str),
+    (donor, of_donor): (usize, &str),
     allow: &Allow,
     allowed: &mut Vec<Allowed>,
 ) -> Result<(), Error> {
-    let (expected, found) =
-        (&inputs.checkpoints[donor].tensors[tensor], &inputs.checkpoints[input].tensors[tensor]);
+    let expected = &inputs.checkpoints[donor].tensors[of_donor];
+    let found = &inputs.checkpoints[input].tensors[tensor];
     let mismatch = |what, found: String, expected: String, allow| {
         let kind = Kind::Mismatch { what, found, expected, allow };
         Err(Error::from(kind).tensor(tensor).branch(&inputs.labels[input]))

@@ -10,9 +10,12 @@ use crate::methods;
 use crate::parallel::{Team, machine};
 use crate::plan::expression::{Expression, Merge, StoredAt};
 use crate::plan::layout::lay_out;
+use crate::plan::outputs::{Output, Place, donor, leftmost};
 use crate::plan::plan::{Allowed, Job, Plan, Work};
 use crate::plan::recipe::{Extra, Missing, Model, ModelSource, Recipe, Step};
-use crate::plan::{Inputs, Options, compatibility, config, layers, memory, sidecars, vocabulary};
+use crate::plan::{
+    Inputs, Options, compatibility, config, layers, memory, outputs, sidecars, vocabulary,
+};
 use crate::read::dtype::Dtype;
 use crate::read::header::Stored;
 
@@ -24,7 +27,7 @@ struct Composer<'c> {
     problems: Vec<Error>,
     allowed: Vec<Allowed>,
     warnings: Vec<String>,
-    /// How many layers the donor has.
+    /// How many layers the result has.
     layers: u64,
     /// Inputs that share nothing with the donor: told once.
     strangers: BTreeSet<usize>,
@@ -32,7 +35,7 @@ struct Composer<'c> {
 
 /// Makes the plan.
 pub(super) fn plan(recipe: &Recipe, inputs: Inputs, options: &Options) -> Result<Plan, Vec<Error>> {
-    let donor = donor(&recipe.root, &inputs);
+    let donor = donor(recipe.root(), &inputs);
     let mut composer = Composer {
         recipe,
         inputs: &inputs,
@@ -40,12 +43,14 @@ pub(super) fn plan(recipe: &Recipe, inputs: Inputs, options: &Options) -> Result
         problems: Vec::new(),
         allowed: Vec::new(),
         warnings: recipe.warnings.clone(),
-        layers: layers::count(inputs.checkpoints[donor].tensors.keys().map(String::as_str)),
+        layers: 0,
         strangers: BTreeSet::new(),
     };
     composer.check_inputs();
-    let jobs = composer.jobs();
-    let sidecars = sidecars::of(&inputs.checkpoints[donor], &jobs, &mut composer.problems);
+    let (outputs, order) = outputs::of(recipe, &inputs, &mut composer.problems);
+    let jobs = composer.jobs(&outputs);
+    let donor = &inputs.checkpoints[donor];
+    let sidecars = sidecars::of(donor, &jobs, order.as_deref(), &mut composer.problems);
     let Composer { mut problems, allowed, warnings, .. } = composer;
     let tensors: Vec<_> =
         jobs.iter().map(|job| (job.name.clone(), job.dtype, job.shape.clone())).collect();
@@ -86,26 +91,18 @@ pub(super) fn plan(recipe: &Recipe, inputs: Inputs, options: &Options) -> Result
         allowed,
         warnings,
         carry: recipe.allow.nan_carry,
-        method: recipe.root.method.spec().name.into(),
-        base: recipe.root.base.as_ref().map(|base| inputs.labels[leftmost(base, &inputs)].clone()),
+        method: recipe.root().method.spec().name.into(),
+        base: recipe
+            .root()
+            .base
+            .as_ref()
+            .map(|base| inputs.labels[leftmost(base, &inputs)].clone()),
         read_bytes,
         write_bytes,
         passes,
         checkpoints: inputs.checkpoints,
         labels: inputs.labels,
     })
-}
-
-/// The checkpoint that gives the result its tensors, its config and its tokenizer.
-fn donor(step: &Step, inputs: &Inputs) -> usize {
-    leftmost(step.base.as_ref().unwrap_or(&step.branches[step.donor]), inputs)
-}
-
-fn leftmost(model: &Model, inputs: &Inputs) -> usize {
-    match &model.source {
-        ModelSource::Checkpoint(path) => inputs.by_path[path],
-        ModelSource::Step(step) => donor(step, inputs),
-    }
 }
 
 /// Bytes to read, how many tensors are read how often, and the input tensors that no job reads.
@@ -182,43 +179,36 @@ impl Composer<'_> {
     }
 
     /// One job an output tensor.
-    fn jobs(&mut self) -> Vec<Job> {
+    fn jobs(&mut self, outputs: &[Output<'_>]) -> Vec<Job> {
         let inputs = self.inputs;
+        self.layers = layers::count(outputs.iter().map(|output| &*output.name));
         let mut jobs = Vec::new();
-        for (name, stored) in &inputs.checkpoints[self.donor].tensors {
-            let name: Arc<str> = name.as_str().into();
-            if stored.dtype.is_float() {
-                let rounding = None;
-                let Some(expression) = self.step(&self.recipe.root, &name, rounding) else {
-                    continue;
-                };
-                let double = self.double(&expression);
-                jobs.push(Job {
-                    name,
-                    dtype: self.recipe.dtype.unwrap_or(stored.dtype),
-                    shape: stored.shape.clone(),
-                    what: Work::Merge { expression: merged(expression), double },
-                });
-            } else if let Some(job) = self.raw(&name) {
-                jobs.push(job);
+        for Output { name, step, place } in outputs {
+            let stored = &inputs.checkpoints[place.reference.0].tensors[&*place.reference.1];
+            if !stored.dtype.is_float() {
+                jobs.extend(self.raw(name, step, place));
+                continue;
             }
+            let Some(expression) = self.step(step, name, place, None) else { continue };
+            let double = self.double(&expression);
+            jobs.push(Job {
+                name: name.clone(),
+                dtype: self.recipe.dtype.unwrap_or(stored.dtype),
+                shape: stored.shape.clone(),
+                what: Work::Merge { expression: merged(expression), double },
+            });
         }
         self.extras(&mut jobs);
         jobs
     }
 
-    /// A tensor that no method computes with: all inputs must hold the same bytes.
-    fn raw(&mut self, name: &Arc<str>) -> Option<Job> {
-        let stored = &self.inputs.checkpoints[self.donor].tensors[&**name];
-        let at = |input: usize| StoredAt { input, tensor: name.clone() };
-        let mut sources = vec![at(self.donor)];
+    /// A tensor that no method computes with: all models must hold the same bytes.
+    fn raw(&mut self, name: &Arc<str>, step: &Step, place: &Place) -> Option<Job> {
+        let (input, tensor) = &place.reference;
+        let stored = &self.inputs.checkpoints[*input].tensors[&**tensor];
+        let mut sources = vec![StoredAt { input: *input, tensor: tensor.clone() }];
         let before = self.problems.len();
-        let others = self.inputs.models.iter().copied().filter(|&input| input != self.donor);
-        for input in others.collect::<Vec<_>>() {
-            if self.stored(input, name) == Some(true) {
-                sources.push(at(input));
-            }
-        }
+        self.raw_sources(step, place, &mut sources);
         (self.problems.len() == before).then(|| Job {
             name: name.clone(),
             dtype: stored.dtype,
@@ -227,22 +217,46 @@ impl Composer<'_> {
         })
     }
 
+    fn raw_sources(&mut self, step: &Step, place: &Place, found: &mut Vec<StoredAt>) {
+        for model in step.base.iter().chain(&step.branches) {
+            match &model.source {
+                ModelSource::Step(step) => self.raw_sources(step, &place.inside(model), found),
+                ModelSource::Checkpoint(path) => {
+                    let input = self.inputs.by_path[path];
+                    let at = StoredAt { input, tensor: place.in_model(model) };
+                    if !found.contains(&at) && self.stored(&at, place) == Some(true) {
+                        found.push(at);
+                    }
+                }
+            }
+        }
+    }
+
     /// Whether an input has a tensor that fits: if not, none where a problem was noted, false where it may be missing.
-    fn stored(&mut self, input: usize, name: &str) -> Option<bool> {
+    fn stored(&mut self, at: &StoredAt, place: &Place) -> Option<bool> {
+        let (input, reference) = (at.input, (place.reference.0, &*place.reference.1));
         if self.strangers.contains(&input) {
             return None;
         }
-        if !self.inputs.checkpoints[input].tensors.contains_key(name) {
-            if self.recipe.allow.missing.is_some() && input != self.donor {
+        if !self.inputs.checkpoints[input].tensors.contains_key(&*at.tensor) {
+            if self.recipe.allow.missing.is_some() && input != reference.0 {
                 let branch = self.inputs.labels[input].clone();
-                self.allowed.push(Allowed { rule: "missing", tensor: Some(name.into()), branch });
+                let tensor = Some(at.tensor.to_string());
+                self.allowed.push(Allowed { rule: "missing", tensor, branch });
                 return Some(false);
             }
-            self.problems.push(compatibility::missing(self.inputs, name, input, self.donor, true));
+            self.problems.push(compatibility::missing(
+                self.inputs,
+                &at.tensor,
+                input,
+                reference,
+                true,
+            ));
             return None;
         }
         let allow = self.recipe.allow;
-        match compatibility::fits(self.inputs, name, input, self.donor, &allow, &mut self.allowed) {
+        let own = (input, &*at.tensor);
+        match compatibility::fits(self.inputs, own, reference, &allow, &mut self.allowed) {
             Ok(()) => Some(true),
             Err(error) => {
                 self.problems.push(error);
@@ -256,21 +270,24 @@ impl Composer<'_> {
         &mut self,
         step: &Step,
         name: &Arc<str>,
+        place: &Place,
         rounding: Option<Dtype>,
     ) -> Option<Expression> {
         let mut wrong = false;
         let mut operands = Vec::new();
         if let Some(base) = &step.base {
-            match self.model(base, name) {
+            match self.model(base, name, place) {
                 Some(Some(expression)) => operands.push(expression),
                 // A base cannot be missing: what is allowed is that a branch is.
                 Some(None) => {
                     let input = leftmost(base, self.inputs);
+                    let reference = (place.reference.0, &*place.reference.1);
+                    let tensor = place.in_model(base);
                     self.problems.push(compatibility::missing(
                         self.inputs,
-                        name,
+                        &tensor,
                         input,
-                        self.donor,
+                        reference,
                         false,
                     ));
                     wrong = true;
@@ -280,7 +297,7 @@ impl Composer<'_> {
         }
         let mut present = Vec::new();
         for (i, branch) in step.branches.iter().enumerate() {
-            match self.model(branch, name) {
+            match self.model(branch, name, place) {
                 None => wrong = true,
                 Some(Some(expression)) => {
                     operands.push(expression);
@@ -289,7 +306,7 @@ impl Composer<'_> {
                 Some(None) if self.recipe.allow.missing == Some(Missing::Skip) => {}
                 Some(None) => {
                     if let Some(base) =
-                        step.base.as_ref().and_then(|base| self.model(base, name)).flatten()
+                        step.base.as_ref().and_then(|base| self.model(base, name, place)).flatten()
                     {
                         operands.push(base);
                         present.push(i);
@@ -308,23 +325,30 @@ impl Composer<'_> {
         if wrong {
             return None;
         }
-        self.merge(step, name, operands, present, rounding)
+        self.merge(step, name, place, operands, present, rounding)
     }
 
     fn merge(
         &mut self,
         step: &Step,
         name: &str,
+        place: &Place,
         mut operands: Vec<Expression>,
         present: Vec<usize>,
         rounding: Option<Dtype>,
     ) -> Option<Expression> {
         let spec = step.method.spec();
-        let parameters = if present.len() == step.branches.len() {
-            step.parameters.clone()
-        } else {
-            Arc::new(step.parameters.only(&present))
+        let all = match step.parameters.resolve(name, place.depth) {
+            Ok(all) => all,
+            Err(parameter) => {
+                let what = format!("`{parameter}` has no value for it: no filter matches");
+                let hint = "add an entry without a filter, which is for all others";
+                self.problems.push(Error::recipe_with_hint(what, hint).tensor(name).at(&step.at));
+                return None;
+            }
         };
+        let parameters =
+            if present.len() == step.branches.len() { all } else { Arc::new(all.only(&present)) };
         if present.len() < spec.fewest {
             // Every branch was left out: what remains is the base.
             if operands.is_empty() {
@@ -334,14 +358,13 @@ impl Composer<'_> {
             }
             return Some(operands.swap_remove(0));
         }
-        if present.len() < step.branches.len()
-            && let Err(error) = (spec.check)(&parameters)
-        {
+        // What is plain and of all branches was checked as it was read.
+        if let Err(error) = (spec.check)(&parameters) {
             self.problems.push(error.tensor(name));
             return None;
         }
         let (importance, grams) =
-            (self.importance(step, name, &present)?, self.grams(step, name, &present)?);
+            (self.importance(step, place, &present)?, self.grams(step, place, &present)?);
         Some(Expression::Merge(Box::new(Merge {
             importance,
             grams,
@@ -359,29 +382,41 @@ impl Composer<'_> {
     }
 
     /// The importances of a tensor's elements in the branches that are present: none where none are said.
-    fn importance(&mut self, step: &Step, name: &str, present: &[usize]) -> Option<Vec<StoredAt>> {
-        let wanted = &self.inputs.checkpoints[self.donor].tensors[name].shape;
-        let fits = |stored: &Stored| &stored.shape == wanted;
+    fn importance(
+        &mut self,
+        step: &Step,
+        place: &Place,
+        present: &[usize],
+    ) -> Option<Vec<StoredAt>> {
+        let wanted = self.reference(place).shape.clone();
+        let fits = |stored: &Stored| stored.shape == wanted;
         let expected = format!("{wanted:?} as the tensor itself");
-        self.beside(&step.importance, name, present, "importance", (&fits, &expected), true)
+        self.beside(
+            (&step.importance, step),
+            place,
+            present,
+            "importance",
+            (&fits, &expected),
+            true,
+        )
     }
 
     /// The Gram matrices of what a tensor is multiplied with, in the branches that are present: none where none are said, or
     /// no file has one.
-    fn grams(&mut self, step: &Step, name: &str, present: &[usize]) -> Option<Vec<StoredAt>> {
-        let shape = &self.inputs.checkpoints[self.donor].tensors[name].shape;
+    fn grams(&mut self, step: &Step, place: &Place, present: &[usize]) -> Option<Vec<StoredAt>> {
+        let shape = self.reference(place).shape.clone();
         let row = shape.last().copied().unwrap_or(1);
         let wanted = if shape.len() == 1 { vec![row] } else { vec![row, row] };
         let fits = |stored: &Stored| stored.shape == wanted;
         let expected = format!("{wanted:?}, its inputs by its inputs");
-        self.beside(&step.grams, name, present, "Gram matrix", (&fits, &expected), false)
+        self.beside((&step.grams, step), place, present, "Gram matrix", (&fits, &expected), false)
     }
 
     /// The tensors of that name in files beside the branches; none where something is wrong, which is noted.
     fn beside(
         &mut self,
-        files: &[PathBuf],
-        name: &str,
+        (files, step): (&[PathBuf], &Step),
+        place: &Place,
         present: &[usize],
         what: &'static str,
         (fits, expected): (&dyn Fn(&Stored) -> bool, &str),
@@ -394,10 +429,11 @@ impl Composer<'_> {
         let mut wrong = Vec::new();
         for &branch in present {
             let input = self.inputs.by_path[&files[branch]];
-            let stored = self.inputs.checkpoints[input].tensors.get(name);
+            let name = place.in_model(&step.branches[branch]);
+            let stored = self.inputs.checkpoints[input].tensors.get(&*name);
             if let Some(stored) = stored.filter(|stored| stored.dtype.is_float() && fits(stored)) {
                 let _ = stored;
-                found.push(StoredAt { input, tensor: name.into() });
+                found.push(StoredAt { input, tensor: name });
                 continue;
             }
             let there = stored.map(|stored| format!("{} {:?}", stored.dtype.name(), stored.shape));
@@ -413,7 +449,7 @@ impl Composer<'_> {
             };
             wrong.push((
                 there.is_some(),
-                Error::from(kind).tensor(name).branch(&self.inputs.labels[input]),
+                Error::from(kind).tensor(&*name).branch(&self.inputs.labels[input]),
             ));
         }
         // What no file has may be what none can have.
@@ -425,6 +461,11 @@ impl Composer<'_> {
         fine.then_some(found)
     }
 
+    /// The tensor that those of the models are compared with.
+    fn reference(&self, place: &Place) -> &'_ Stored {
+        &self.inputs.checkpoints[place.reference.0].tensors[&*place.reference.1]
+    }
+
     /// What a merge's change of a tensor is multiplied with.
     fn factor(&self, step: &Step, name: &str) -> f64 {
         let (Some(lines), Some(layer)) = (step.lines, layers::of(name)) else { return 1.0 };
@@ -433,15 +474,22 @@ impl Composer<'_> {
 
     /// Where a model's elements come from: none where something is wrong, `Some(None)` where the tensor may be missing.
     #[expect(clippy::option_option, reason = "wrong and missing are two things")]
-    fn model(&mut self, model: &Model, name: &Arc<str>) -> Option<Option<Expression>> {
+    fn model(
+        &mut self,
+        model: &Model,
+        name: &Arc<str>,
+        place: &Place,
+    ) -> Option<Option<Expression>> {
         match &model.source {
             ModelSource::Step(step) => {
-                self.step(step, name, self.recipe.round_intermediate).map(Some)
+                let rounding = self.recipe.round_intermediate;
+                self.step(step, name, &place.inside(model), rounding).map(Some)
             }
             ModelSource::Checkpoint(path) => {
                 let input = self.inputs.by_path[path];
-                let there = self.stored(input, name)?;
-                Some(there.then(|| Expression::Stored(StoredAt { input, tensor: name.clone() })))
+                let at = StoredAt { input, tensor: place.in_model(model) };
+                let there = self.stored(&at, place)?;
+                Some(there.then_some(Expression::Stored(at)))
             }
         }
     }
@@ -449,7 +497,14 @@ impl Composer<'_> {
     /// Tensors that the donor lacks.
     fn extras(&mut self, jobs: &mut Vec<Job>) {
         let inputs = self.inputs;
+        let reads = jobs.iter().flat_map(Job::reads).map(|(at, _)| (at.input, at.tensor));
+        let read: BTreeSet<(usize, Arc<str>)> = reads.collect();
         let donors = &inputs.checkpoints[self.donor].tensors;
+        let sliced = self
+            .recipe
+            .parts
+            .iter()
+            .any(|part| part.slices.iter().any(|slice| slice.layers.is_some()));
         let mut copied: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for &input in &inputs.models {
             let checkpoint = &inputs.checkpoints[input];
@@ -457,6 +512,12 @@ impl Composer<'_> {
                 continue;
             }
             for name in checkpoint.tensors.keys().filter(|name| !donors.contains_key(*name)) {
+                // Of what is put together from slices, layers may be left out.
+                if read.contains(&(input, name.as_str().into()))
+                    || sliced && layers::of(name).is_some()
+                {
+                    continue;
+                }
                 match self.recipe.allow.extra {
                     None => {
                         self.problems.push(compatibility::extra(inputs, name, input, self.donor));

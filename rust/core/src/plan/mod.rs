@@ -12,6 +12,7 @@ mod fixture;
 mod layers;
 pub mod layout;
 mod memory;
+mod outputs;
 #[expect(clippy::module_inception, reason = "the room's main word")]
 pub mod plan;
 pub mod recipe;

@@ -3,9 +3,12 @@
 //! No file is touched here. Words first (this file and `step`, `values`), decisions after (`plan`).
 
 mod canonical;
+mod parts;
+pub mod settings;
 mod step;
 mod values;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,15 +16,16 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, shown};
 use crate::fit::method::AnyMethod;
-use crate::fit::parameters::Parameters;
 use crate::fit::survey::{Balance, Question};
+use crate::methods;
+use crate::plan::recipe::settings::{Filter, Settings};
 use crate::read::dtype::Dtype;
 
 /// What a recipe says.
 #[derive(Debug)]
 pub struct Recipe {
-    /// The outermost merge.
-    pub root: Step,
+    /// What is said of all tensors, or of those of each module.
+    pub parts: Vec<Part>,
     /// The result's dtype, where one is asked for.
     pub dtype: Option<Dtype>,
     /// The seed of all random numbers.
@@ -34,6 +38,35 @@ pub struct Recipe {
     pub round_intermediate: Option<Dtype>,
     /// What was said and does nothing.
     pub warnings: Vec<String>,
+}
+
+/// What is said of some of a model's tensors.
+#[derive(Debug)]
+pub struct Part {
+    /// The module whose tensors they are; none for all of them.
+    pub module: Option<String>,
+    /// The merges that make its layers, one after the other.
+    pub slices: Vec<Slice>,
+}
+
+/// Some layers of the result.
+#[derive(Debug)]
+pub struct Slice {
+    /// The merge that makes them.
+    pub step: Step,
+    /// How many they are; none for all that the models have.
+    pub layers: Option<u64>,
+}
+
+/// Another merge for some tensors.
+#[derive(Debug)]
+pub struct Rule {
+    /// Its place in the recipe.
+    pub at: String,
+    /// Which tensors.
+    pub filter: Filter,
+    /// The merge.
+    pub step: Step,
 }
 
 /// One merge.
@@ -49,8 +82,10 @@ pub struct Step {
     pub branches: Vec<Model>,
     /// Of a merge without a base, the branch that gives config and tokenizer.
     pub donor: usize,
-    /// Every parameter, with a value.
-    pub parameters: Arc<Parameters>,
+    /// Every parameter, with its values.
+    pub parameters: Settings,
+    /// Other merges for some tensors; the first that matches counts.
+    pub rules: Vec<Rule>,
     /// How the change that it makes is scaled over the layers.
     pub lines: Option<Lines>,
     /// How the branches' weights follow from their norms, where they are not said.
@@ -84,21 +119,23 @@ impl Lines {
 }
 
 /// What a merge is made of.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Model {
     /// Its place in the recipe.
     pub at: String,
     /// A checkpoint, or another merge.
     pub source: ModelSource,
+    /// The first of its layers that is meant; none for all.
+    pub first_layer: Option<u64>,
 }
 
 /// Where a model comes from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum ModelSource {
     /// A directory or a file.
     Checkpoint(PathBuf),
     /// A merge in its place.
-    Step(Box<Step>),
+    Step(Arc<Step>),
 }
 
 /// What is let through that would be refused.
@@ -137,21 +174,15 @@ pub enum Extra {
 /// Keys of a merge wherever it stands.
 const STEP_KEYS: [&str; 6] =
     ["merge_method", "models", "base_model", "parameters", "lines", "auto_weight"];
+/// Keys that say the same of some layers or modules.
+const PART_KEYS: [&str; 2] = ["slices", "modules"];
 /// Keys of the outermost merge alone.
-const ROOT_KEYS: [&str; 5] = ["dtype", "out_dtype", "seed", "allow", "round_intermediate"];
+const ROOT_KEYS: [&str; 6] = ["dtype", "out_dtype", "seed", "allow", "round_intermediate", "rules"];
 /// mergekit's keys that are not understood yet.
-const NOT_YET: [&str; 8] = [
-    "slices",
-    "modules",
-    "tokenizer",
-    "tokenizer_source",
-    "chat_template",
-    "rules",
-    "rename",
-    "filter",
-];
+const NOT_YET: [&str; 4] = ["tokenizer", "tokenizer_source", "chat_template", "rename"];
 /// Keys that do nothing in mergekit either.
-const DEAD: [&str; 4] = ["int8_mask", "residual_weight", "normalize", "name"];
+const DEAD: [&str; 5] =
+    ["int8_mask", "residual_weight", "normalize", "name", "allow_negative_weights"];
 /// The deepest nesting of merges.
 const DEEPEST: usize = 32;
 /// The most models in all.
@@ -179,19 +210,32 @@ impl Recipe {
                 kind(said)
             ))]);
         };
-        let root = reading.step(map, "", 0);
+        let parts = reading.parts(map);
         let dtype = reading.dtype(map, "dtype");
         let dtype = reading.dtype(map, "out_dtype").or(dtype);
         let seed = reading.seed(map);
         let allow = reading.allow(map);
         let round_intermediate = reading.dtype(map, "round_intermediate");
-        let Reading { problems, warnings, surveys, .. } = reading;
-        match root {
-            Some(root) if problems.is_empty() => {
-                Ok(Self { root, dtype, seed, allow, surveys, round_intermediate, warnings })
+        let Reading { mut problems, mut warnings, surveys, .. } = reading;
+        match parts {
+            Some(parts) if problems.is_empty() => {
+                let mut told = BTreeSet::new();
+                warnings.retain(|warning| told.insert(warning.clone()));
+                Ok(Self { parts, dtype, seed, allow, surveys, round_intermediate, warnings })
             }
-            _ => Err(problems),
+            _ => {
+                // What all slices share is read for each of them.
+                let mut told = BTreeSet::new();
+                problems.retain(|problem| told.insert((problem.at.clone(), problem.to_string())));
+                Err(problems)
+            }
         }
+    }
+
+    /// The merge that the others take after: the first one's base gives config and tokenizer.
+    #[must_use]
+    pub fn root(&self) -> &Step {
+        &self.parts[0].slices[0].step
     }
 }
 
@@ -218,6 +262,11 @@ pub fn checkpoints_said(said: &Value) -> Vec<Said> {
             found.push(Said { at: at.to_owned(), path: PathBuf::from(path), model });
         }
     }
+    fn walk_inside(said: &Value, at: &str, depth: usize, found: &mut Vec<Said>) {
+        if said.is_object() {
+            walk(said, at, depth, found);
+        }
+    }
     fn walk(said: &Value, at: &str, depth: usize, found: &mut Vec<Said>) {
         match said {
             Value::String(_) => named(said, at, true, found),
@@ -225,16 +274,27 @@ pub fn checkpoints_said(said: &Value) -> Vec<Said> {
                 if let Some(base) = map.get("base_model") {
                     walk(base, &inside(at, "base_model"), depth + 1, found);
                 }
-                let models = map.get("models").and_then(Value::as_array);
-                for (i, entry) in models.into_iter().flatten().enumerate() {
-                    if let Some(model) = entry.get("model") {
-                        walk(model, &inside(at, &format!("models[{i}].model")), depth + 1, found);
-                    }
-                    for key in BESIDE {
-                        if let Some(file) = entry.get(key) {
-                            named(file, &inside(at, &format!("models[{i}].{key}")), false, found);
+                for key in ["models", "sources"] {
+                    let models = map.get(key).and_then(Value::as_array);
+                    for (i, entry) in models.into_iter().flatten().enumerate() {
+                        let place = inside(at, &format!("{key}[{i}]"));
+                        if let Some(model) = entry.get("model") {
+                            walk(model, &inside(&place, "model"), depth + 1, found);
+                        }
+                        for key in BESIDE {
+                            if let Some(file) = entry.get(key) {
+                                named(file, &inside(&place, key), false, found);
+                            }
                         }
                     }
+                }
+                let slices = map.get("slices").and_then(Value::as_array);
+                for (i, slice) in slices.into_iter().flatten().enumerate() {
+                    walk_inside(slice, &inside(at, &format!("slices[{i}]")), depth + 1, found);
+                }
+                let modules = map.get("modules").and_then(Value::as_object);
+                for (name, module) in modules.into_iter().flatten() {
+                    walk_inside(module, &inside(at, &format!("modules.{name}")), depth + 1, found);
                 }
             }
             _ => {}
@@ -256,10 +316,11 @@ impl Reading {
     fn keys(&mut self, map: &Map<String, Value>, at: &str, root: bool) {
         for key in map.keys() {
             let place = inside(at, key);
-            if STEP_KEYS.contains(&key.as_str()) || root && ROOT_KEYS.contains(&key.as_str()) {
+            let of_root = ROOT_KEYS.contains(&key.as_str()) || PART_KEYS.contains(&key.as_str());
+            if STEP_KEYS.contains(&key.as_str()) || root && of_root {
                 continue;
             }
-            if ROOT_KEYS.contains(&key.as_str()) {
+            if of_root {
                 let what = format!("`{key}` belongs to the outermost merge");
                 self.problem(&place, Error::recipe(what));
             } else if NOT_YET.contains(&key.as_str()) {
@@ -268,8 +329,17 @@ impl Reading {
                 self.warnings
                     .push(format!("`{}` does nothing here, as in mergekit", shown(&place)));
             } else {
-                let known = STEP_KEYS.into_iter().chain(ROOT_KEYS.into_iter().filter(|_| root));
-                self.problem(&place, Error::unknown("key", key, known));
+                let of_root = ROOT_KEYS.into_iter().chain(PART_KEYS).filter(|_| root);
+                let known = STEP_KEYS.into_iter().chain(of_root);
+                let method = map.get("merge_method").and_then(Value::as_str);
+                let method = method.and_then(methods::named).map(AnyMethod::spec);
+                let error = if method.is_some_and(|spec| spec.parameter(key).is_some()) {
+                    let what = format!("unknown key `{}`", shown(key));
+                    Error::recipe_with_hint(what, "it belongs under `parameters`")
+                } else {
+                    Error::unknown("key", key, known)
+                };
+                self.problem(&place, error);
             }
         }
     }
@@ -281,8 +351,13 @@ impl Reading {
         }
         let found = said.as_str().and_then(Dtype::from_config).filter(|dtype| dtype.is_float());
         if found.is_none() {
-            let known = "bfloat16, float16, float32, float64, float8_e4m3fn or float8_e5m2";
-            self.problem(key, Error::value(key, show(said), known));
+            let known =
+                ["bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"];
+            let error = match said.as_str() {
+                Some(word) => Error::unknown("dtype", word, known),
+                None => Error::value(key, show(said), known.join(", ")),
+            };
+            self.problem(key, error);
         }
         found
     }
@@ -353,7 +428,7 @@ fn inside(at: &str, key: &str) -> String {
 fn not_yet(what: &str) -> Error {
     Error::recipe_with_hint(
         format!("{what} is not understood yet"),
-        "this version merges whole models with plain values",
+        "this version carries the tokenizer of the base, or of the first model",
     )
 }
 

@@ -3,13 +3,19 @@
 use std::collections::BTreeMap;
 
 use crate::error::Error;
-use crate::plan::config;
 use crate::plan::plan::{Job, Small};
+use crate::plan::{config, layers};
 use crate::read::checkpoint::{CONFIG_CAP, Checkpoint};
 use crate::read::dtype::Dtype;
 
-/// The donor's small files, with its config made true; what is wrong with them is added to `problems`.
-pub(super) fn of(donor: &Checkpoint, jobs: &[Job], problems: &mut Vec<Error>) -> Vec<Small> {
+/// The donor's small files, with its config made true (`order` are the donor's layers that the result's are like, where they
+/// are put together anew); what is wrong with them is added to `problems`.
+pub(super) fn of(
+    donor: &Checkpoint,
+    jobs: &[Job],
+    order: Option<&[u64]>,
+    problems: &mut Vec<Error>,
+) -> Vec<Small> {
     let names = match donor.sidecars() {
         Ok(names) => names,
         Err(error) => {
@@ -18,6 +24,7 @@ pub(super) fn of(donor: &Checkpoint, jobs: &[Job], problems: &mut Vec<Error>) ->
         }
     };
     let dtype = commonest(jobs);
+    let layers = layers::count(donor.tensors.keys().map(String::as_str));
     let small = |name: String| {
         let config = if name == "config.json" {
             donor.small(&name, CONFIG_CAP).unwrap_or_else(|error| {
@@ -27,9 +34,23 @@ pub(super) fn of(donor: &Checkpoint, jobs: &[Job], problems: &mut Vec<Error>) ->
         } else {
             None
         };
-        match config.and_then(|text| config::with_dtype(&text, dtype?)) {
-            Some(bytes) => Small::Bytes { name, bytes },
-            None => Small::Copy { path: donor.directory.join(&name), name },
+        let Some(text) = config else {
+            return Small::Copy { path: donor.directory.join(&name), name };
+        };
+        let mut made = text.clone();
+        if let Some(order) = order {
+            match config::with_layers(&made, order, layers) {
+                Ok(text) => made = text,
+                Err(error) => problems.push(error),
+            }
+        }
+        if let Some(text) = dtype.and_then(|dtype| config::with_dtype(&made, dtype)) {
+            made = text;
+        }
+        if made == text {
+            Small::Copy { path: donor.directory.join(&name), name }
+        } else {
+            Small::Bytes { name, bytes: made }
         }
     };
     names.into_iter().map(small).collect()

@@ -30,6 +30,15 @@ fn one(mut random: Random, ends: &mut Ends) {
             said.insert(key.into(), value);
         }
     }
+    if random.once_in(4) {
+        in_parts(&mut random, &mut said);
+    }
+    if random.once_in(6) {
+        let filter = random.of(&["mlp", "*.norm.*", "[", ""]);
+        let method = random.of(&["linear", "ties", "passthrough", "arcee", "x"]);
+        let rule = json!({ "filter": filter, "merge_method": method, "parameters": parameters(&mut random) });
+        said.insert("rules".into(), json!([rule]));
+    }
     let said = Value::Object(said);
     let _ = checkpoints_said(&said);
     let same = |path: &Path| path.to_string_lossy().into_owned();
@@ -67,6 +76,25 @@ fn step(random: &mut Random, depth: usize) -> Map<String, Value> {
         said.remove(random.of(&["merge_method", "models"]));
     }
     said
+}
+
+/// The models of a merge slice by slice, or in modules.
+fn in_parts(random: &mut Random, said: &mut Map<String, Value>) {
+    let mut models = said.remove("models").unwrap_or_default();
+    for model in models.as_array_mut().into_iter().flatten() {
+        if !random.once_in(9) {
+            let first = random.below(4);
+            model["layer_range"] = json!([first, first + random.below(3)]);
+        }
+    }
+    let slice = json!({ "sources": models, "parameters": parameters(random) });
+    let slices = Value::Array(vec![slice; 1 + random.below(2)]);
+    if random.once_in(2) {
+        said.insert("slices".into(), slices);
+    } else {
+        let rest = json!({ "models": [{ "model": "base" }] });
+        said.insert("modules".into(), json!({ "default": { "slices": slices }, "tower": rest }));
+    }
 }
 
 fn model(random: &mut Random, number: usize, depth: usize) -> Value {

@@ -4,13 +4,22 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Allow, BESIDE, Extra, Missing, Model, ModelSource, Recipe, Step};
+use super::{Allow, BESIDE, Extra, Missing, Model, ModelSource, Part, Recipe, Step, settings};
 
 impl Recipe {
     /// The recipe in full; `label` gives what a checkpoint is called.
     #[must_use]
     pub fn canonical(&self, label: &dyn Fn(&Path) -> String) -> Value {
-        let mut said = step(&self.root, label);
+        let mut said = part(&self.parts[0], label);
+        if self.parts.iter().any(|part| part.module.is_some()) {
+            let named = self.parts.iter().map(|one| {
+                let mut said = part(one, label);
+                said.retain(|key, _| ["models", "slices"].contains(&key.as_str()));
+                (one.module.clone().unwrap_or_default(), said.into())
+            });
+            said.retain(|key, _| !["models", "slices"].contains(&key.as_str()));
+            said.insert("modules".into(), Value::Object(named.collect()));
+        }
         if let Some(dtype) = self.dtype {
             said.insert("out_dtype".into(), dtype.config_name().unwrap_or(dtype.name()).into());
         }
@@ -37,6 +46,34 @@ impl Allow {
     }
 }
 
+/// What is said of some tensors, slice by slice where it is said so.
+fn part(part: &Part, label: &dyn Fn(&Path) -> String) -> Map<String, Value> {
+    let mut said = step(&part.slices[0].step, label);
+    if part.slices.iter().all(|slice| slice.layers.is_none()) {
+        return said;
+    }
+    let slices = part.slices.iter().map(|slice| {
+        let mut said = step(&slice.step, label);
+        let mut sources = said.remove("models").unwrap_or_default();
+        let models = slice.step.branches.iter().chain(&slice.step.base);
+        if let (Some(base), Some(sources)) = (&slice.step.base, sources.as_array_mut()) {
+            sources.push(json!({ "model": model(base, label) }));
+        }
+        for (model, source) in models.zip(sources.as_array_mut().into_iter().flatten()) {
+            if let (Some(first), Some(layers)) = (model.first_layer, slice.layers) {
+                source["layer_range"] = json!([first, first + layers]);
+            }
+        }
+        said.retain(|key, _| key == "parameters");
+        said.insert("sources".into(), sources);
+        Value::Object(said)
+    });
+    let slices: Vec<Value> = slices.collect();
+    said.retain(|key, _| !["models", "parameters"].contains(&key.as_str()));
+    said.insert("slices".into(), slices.into());
+    said
+}
+
 fn step(step: &Step, label: &dyn Fn(&Path) -> String) -> Map<String, Value> {
     let mut said = Map::new();
     said.insert("merge_method".into(), step.method.spec().name.into());
@@ -47,9 +84,9 @@ fn step(step: &Step, label: &dyn Fn(&Path) -> String) -> Map<String, Value> {
     let models = branches.map(|(number, (branch, parameters))| {
         let mut entry = Map::new();
         entry.insert("model".into(), model(branch, label));
-        let said = |name: &&str| step.auto_weight.is_none() || *name != "weight";
-        let values = parameters.iter().filter(|(name, _)| said(name));
-        let values = values.map(|(name, value)| ((*name).to_owned(), value.describe()));
+        let found = |name: &str| step.auto_weight.is_some() && name == "weight";
+        let values = parameters.iter().filter(|(name, _)| !found(name));
+        let values = values.map(|(name, said)| ((*name).to_owned(), settings::describe(said)));
         let values: Map<String, Value> = values.collect();
         if !values.is_empty() {
             entry.insert("parameters".into(), values.into());
@@ -63,12 +100,27 @@ fn step(step: &Step, label: &dyn Fn(&Path) -> String) -> Map<String, Value> {
     });
     said.insert("models".into(), models.collect());
     if !step.parameters.global.is_empty() {
-        let values = step
-            .parameters
-            .global
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), value.describe()));
+        let values = step.parameters.global.iter();
+        let values = values.map(|(name, said)| ((*name).to_owned(), settings::describe(said)));
         said.insert("parameters".into(), values.collect());
+    }
+    let rules = step.rules.iter().map(|rule| {
+        let mut said = self::step(&rule.step, label);
+        // A rule has its values once for all models.
+        let first = rule.step.parameters.branches.first().into_iter().flatten();
+        let values = first.chain(&rule.step.parameters.global);
+        let values = values.map(|(name, said)| ((*name).to_owned(), settings::describe(said)));
+        let values: Map<String, Value> = values.collect();
+        said.retain(|key, _| key == "merge_method");
+        said.insert("filter".into(), rule.filter.word().into());
+        if !values.is_empty() {
+            said.insert("parameters".into(), values.into());
+        }
+        Value::Object(said)
+    });
+    let rules: Vec<Value> = rules.collect();
+    if !rules.is_empty() {
+        said.insert("rules".into(), rules.into());
     }
     if let Some(balance) = step.auto_weight {
         said.insert("auto_weight".into(), balance.word().into());

@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::settings::Settings;
+use super::values::{Level, Shared};
 use super::{
-    BESIDE, DEEPEST, Lines, MOST_MODELS, Model, ModelSource, Reading, Step, inside, kind, not_yet,
-    show,
+    BESIDE, DEEPEST, Lines, MOST_MODELS, Model, ModelSource, Reading, Rule, Step, inside, kind,
+    not_yet, show,
 };
 use crate::error::{Error, shown};
 use crate::fit::method::{AnyMethod, Base};
 use crate::fit::parameters::Per;
+use crate::fit::parameters::Value::Choice;
 use crate::fit::survey::{Balance, Question};
 use crate::methods;
 
@@ -22,13 +25,31 @@ struct Listed<'v> {
     at: String,
     /// The files that say something of it, in the order of [`BESIDE`].
     beside: [Option<PathBuf>; 2],
+    /// How many of its layers are meant; none for all.
+    layers: Option<u64>,
 }
 
 /// The keys of a listed model.
 const KEYS: [&str; 4] = ["model", "parameters", "importance", "grams"];
+/// The key of those that are listed in a slice.
+const RANGE: &str = "layer_range";
+
+/// Where the words of a merge stand.
+pub(super) struct Frame<'v> {
+    /// The mapping with its method, its base and its modifiers.
+    pub(super) map: &'v Map<String, Value>,
+    /// The place of that mapping.
+    pub(super) at: String,
+    /// Where its models are listed: the mapping, its place, and the key.
+    pub(super) models: (&'v Map<String, Value>, String, &'static str),
+    /// The parameters for all its models, each with its place, the most specific first.
+    pub(super) shared: Vec<Level<'v>>,
+    /// How deep it is nested.
+    pub(super) depth: usize,
+}
 
 impl Reading {
-    /// Reads a merge; none where it is too wrong to go on with.
+    /// Reads a merge of whole models; none where it is too wrong to go on with.
     pub(super) fn step(
         &mut self,
         map: &Map<String, Value>,
@@ -39,49 +60,198 @@ impl Reading {
             self.problem(at, Error::recipe(format!("merges are nested more than {DEEPEST} deep")));
             return None;
         }
-        self.keys(map, at, depth == 0);
+        if depth > 0 {
+            self.keys(map, at, false);
+        }
+        let shared = vec![(inside(at, "parameters"), map.get("parameters"))];
+        self.merge(&Frame { map, at: at.into(), models: (map, at.into(), "models"), shared, depth })
+    }
+
+    /// Reads the merge of a frame.
+    pub(super) fn merge(&mut self, frame: &Frame<'_>) -> Option<Step> {
+        let (map, at) = (frame.map, &*frame.at);
         let method = self.method(map, at);
-        let listed = self.models(map, at, depth);
-        let base = self.base(map, at, depth);
-        let method = method?;
-        let (base, donor, listed) = self.place_base(method, base, listed?, at)?;
-        let fold = self.count(method, &listed, at)?;
+        let listed = self.models(frame);
+        let base = self.base(frame);
+        let listed = listed?;
+        let method = Self::of_module(frame, method?, base.as_ref(), &listed);
+        let (base, donor, listed) = self.place_base(method, base, listed, at)?;
+        if let (Some(base), true) = (&base, listed.is_empty()) {
+            self.warnings.push(format!("no model is left besides the base `{}`", shown(&base.at)));
+            return Some(self.alone(frame, base.clone()));
+        }
+        let fold = self.count(method, &listed, frame)?;
         let own: Vec<_> = listed.iter().map(|one| (one.at.clone(), one.parameters)).collect();
         let auto_weight = self.auto_weight(map, at, method, base.is_some());
-        let said = (map.get("parameters"), auto_weight.is_some());
-        let parameters = self.parameters(method, said, &own, at, fold)?;
+        let shared = Shared { levels: &frame.shared, found: auto_weight.is_some() };
+        let parameters = self.parameters(method, &shared, &own, fold)?;
         let [importance, grams] = [0, 1].map(|key| self.beside(&listed, key));
         let there = [!importance.is_empty(), !grams.is_empty()];
         self.check_beside(method, at, base.is_some(), there);
         if auto_weight.is_some() && !importance.is_empty() {
             let what =
                 "`importance` weighs elements with the weights that `auto_weight` would find";
-            self.problem(
-                &inside(at, "auto_weight"),
-                Error::recipe_with_hint(what, "use one of them"),
-            );
+            let error = Error::recipe_with_hint(what, "use one of them");
+            self.problem(&inside(at, "auto_weight"), error);
         }
         let branches: Vec<Model> = listed.into_iter().map(|one| one.model).collect();
-        let parameters = Arc::new(parameters);
         let lines = self.lines(map, at, base.is_some());
-        let cuts = (method.spec().cuts)(&parameters).map(Question::Cuts);
+        let cuts = self.cuts(method, &parameters, at);
         let asked = auto_weight.map(Question::Weights).into_iter().chain(cuts);
         let surveys = asked.map(|question| self.ask(question)).collect();
-        let at = at.to_owned();
-        let step = Step {
-            at,
+        let mut step = Step {
+            at: at.to_owned(),
             method,
             base,
             branches,
             donor,
             parameters,
+            rules: Vec::new(),
             lines,
             auto_weight,
             surveys,
             importance,
             grams,
         };
+        if frame.depth == 0 {
+            step.rules = self.rules(map, &step);
+        }
         Some(if fold { folded(step) } else { step })
+    }
+
+    /// A model as it is, where a merge has nothing else.
+    pub(super) fn alone(&mut self, frame: &Frame<'_>, model: Model) -> Step {
+        let method = methods::passthrough();
+        let parameters =
+            self.parameters(method, &Shared::default(), &[(String::new(), None)], false);
+        Step {
+            at: frame.at.clone(),
+            method,
+            base: None,
+            branches: vec![model],
+            donor: 0,
+            parameters: parameters.unwrap_or_default(),
+            rules: Vec::new(),
+            lines: None,
+            auto_weight: None,
+            surveys: Vec::new(),
+            importance: Vec::new(),
+            grams: Vec::new(),
+        }
+    }
+
+    /// A module with one model is that model's, whatever the method of the others.
+    fn of_module(
+        frame: &Frame<'_>,
+        method: &'static dyn AnyMethod,
+        base: Option<&Model>,
+        listed: &[Listed<'_>],
+    ) -> &'static dyn AnyMethod {
+        let alone = frame.models.1.starts_with("modules.")
+            && listed.len() == 1
+            && base.is_none_or(|base| same(&listed[0].model, base));
+        if alone { methods::passthrough() } else { method }
+    }
+
+    /// The question where branches are cut, for a method that cuts them over the whole model.
+    fn cuts(
+        &mut self,
+        method: &'static dyn AnyMethod,
+        parameters: &Settings,
+        at: &str,
+    ) -> Option<Question> {
+        if let Some(plain) = parameters.plain() {
+            return (method.spec().cuts)(&plain).map(Question::Cuts);
+        }
+        let mut words = parameters.global.get("scope").into_iter().flatten();
+        if words.any(|said| said.values.contains(&Choice("model"))) {
+            let what = "`scope: model` cuts the whole model, and a parameter changes over it";
+            let hint = "give plain values, or `scope: tensor`";
+            self.problem(&inside(at, "parameters"), Error::recipe_with_hint(what, hint));
+        }
+        None
+    }
+
+    /// Other merges of the same models for some tensors.
+    fn rules(&mut self, map: &Map<String, Value>, step: &Step) -> Vec<Rule> {
+        let said = match map.get("rules") {
+            None | Some(Value::Null) => return Vec::new(),
+            Some(Value::Array(said)) => said,
+            Some(other) => {
+                let expected = "a list of `{filter: …, merge_method: …}`";
+                self.problem("rules", Error::value("rules", kind(other), expected));
+                return Vec::new();
+            }
+        };
+        let rule = |(i, said): (usize, &Value)| self.rule(said, &format!("rules[{i}]"), step);
+        said.iter().enumerate().filter_map(rule).collect()
+    }
+
+    fn rule(&mut self, said: &Value, at: &str, step: &Step) -> Option<Rule> {
+        const KEYS: [&str; 3] = ["filter", "merge_method", "parameters"];
+        let Value::Object(map) = said else {
+            let expected = "`{filter: …, merge_method: …}`";
+            self.problem(at, Error::value("rules", kind(said), expected));
+            return None;
+        };
+        for key in map.keys().filter(|key| !KEYS.contains(&key.as_str())) {
+            self.problem(&inside(at, key), Error::unknown("key", key, KEYS));
+        }
+        let filter = self.filter(map.get("filter"), at);
+        let method = self.method(map, at)?;
+        let (base, branches) = self.models_of_rule(method, at, step)?;
+        let spec = method.spec();
+        if branches.len() < spec.fewest || spec.most.is_some_and(|most| branches.len() > most) {
+            let what = format!("`{}` does not take {} models", spec.name, branches.len());
+            self.problem(at, Error::recipe(what));
+            return None;
+        }
+        let levels = [(inside(at, "parameters"), map.get("parameters"))];
+        let own = vec![(at.to_owned(), None); branches.len()];
+        let parameters =
+            self.parameters(method, &Shared { levels: &levels, found: false }, &own, false)?;
+        let cuts = self.cuts(method, &parameters, at);
+        let surveys = cuts.into_iter().map(|question| self.ask(question)).collect();
+        let step = Step {
+            at: at.to_owned(),
+            method,
+            base,
+            branches,
+            donor: 0,
+            parameters,
+            rules: Vec::new(),
+            lines: None,
+            auto_weight: None,
+            surveys,
+            importance: Vec::new(),
+            grams: Vec::new(),
+        };
+        Some(Rule { at: inside(at, "filter"), filter: filter?, step })
+    }
+
+    /// The base and the branches of a rule's merge: those of the merge around it, as its method takes them.
+    fn models_of_rule(
+        &mut self,
+        method: &'static dyn AnyMethod,
+        at: &str,
+        step: &Step,
+    ) -> Option<(Option<Model>, Vec<Model>)> {
+        let spec = method.spec();
+        let (base, branches) = (step.base.clone(), step.branches.clone());
+        match spec.base {
+            Base::None if spec.most == Some(1) => {
+                // What is to pass through is the base's, or the first model's.
+                Some((None, vec![base.unwrap_or_else(|| branches[step.donor].clone())]))
+            }
+            Base::None => Some((None, branches)),
+            Base::Optional => Some((base, branches)),
+            Base::Required | Base::First if base.is_some() => Some((base, branches)),
+            _ => {
+                let what = format!("`{}` needs a base, and `base_model` is missing", spec.name);
+                self.problem(at, Error::recipe_with_hint(what, "add `base_model: PATH`"));
+                None
+            }
+        }
     }
 
     fn method(&mut self, map: &Map<String, Value>, at: &str) -> Option<&'static dyn AnyMethod> {
@@ -101,44 +271,42 @@ impl Reading {
             }
             None => {
                 let what = "`merge_method` is missing";
-                self.problem(at, Error::recipe_with_hint(what, "`branchmerge methods` lists them"));
+                let hint = if map.contains_key("gate_mode") || map.contains_key("experts") {
+                    "this recipe builds a mixture of experts, which is no merge"
+                } else {
+                    "`branchmerge methods` lists them"
+                };
+                self.problem(at, Error::recipe_with_hint(what, hint));
                 None
             }
         }
     }
 
-    fn models<'v>(
-        &mut self,
-        map: &'v Map<String, Value>,
-        at: &str,
-        depth: usize,
-    ) -> Option<Vec<Listed<'v>>> {
-        let place = inside(at, "models");
-        let entries = match map.get("models") {
+    fn models<'v>(&mut self, frame: &Frame<'v>) -> Option<Vec<Listed<'v>>> {
+        let (map, at, key) = &frame.models;
+        let place = inside(at, key);
+        let entries = match map.get(*key) {
             Some(Value::Array(entries)) if !entries.is_empty() => entries,
             Some(Value::Array(_) | Value::Null) | None => {
-                let what = "`models` lists no model";
-                self.problem(
-                    if map.contains_key("models") { &place } else { at },
-                    Error::recipe(what),
-                );
+                let what = format!("`{key}` lists no model");
+                self.problem(if map.contains_key(*key) { &place } else { at }, Error::recipe(what));
                 return None;
             }
             Some(other) => {
-                let error = Error::value("models", kind(other), "a list of `model: PATH` entries");
+                let error = Error::value(*key, kind(other), "a list of `model: PATH` entries");
                 self.problem(&place, error);
                 return None;
             }
         };
         let mut listed = Vec::new();
         for (i, entry) in entries.iter().enumerate() {
-            let place = format!("{place}[{i}]");
-            listed.push(self.entry(entry, &place, depth));
+            listed.push(self.entry(entry, &format!("{place}[{i}]"), frame));
         }
         listed.into_iter().collect()
     }
 
-    fn entry<'v>(&mut self, entry: &'v Value, at: &str, depth: usize) -> Option<Listed<'v>> {
+    fn entry<'v>(&mut self, entry: &'v Value, at: &str, frame: &Frame<'_>) -> Option<Listed<'v>> {
+        let ranges = frame.models.2 == "sources";
         let Value::Object(map) = entry else {
             self.problem(
                 at,
@@ -146,9 +314,11 @@ impl Reading {
             );
             return None;
         };
-        for key in map.keys().filter(|key| !KEYS.contains(&key.as_str())) {
-            self.problem(&inside(at, key), Error::unknown("key", key, KEYS));
+        let known = KEYS.into_iter().chain(ranges.then_some(RANGE));
+        for key in map.keys().filter(|key| !known.clone().any(|known| known == key.as_str())) {
+            self.problem(&inside(at, key), Error::unknown("key", key, known.clone()));
         }
+        let range = self.range(map.get(RANGE).filter(|_| ranges), at);
         let beside = BESIDE.map(|key| self.file(map, key, at));
         let parameters = match map.get("parameters") {
             None | Some(Value::Null) => None,
@@ -163,8 +333,26 @@ impl Reading {
             self.problem(at, Error::recipe("`model` is missing"));
             return None;
         };
-        let model = self.model(said, &inside(at, "model"), depth)?;
-        Some(Listed { model, parameters, at: inside(at, "parameters"), beside })
+        let mut model = self.model(said, &inside(at, "model"), frame.depth)?;
+        model.first_layer = range.map(|[first, _]| first);
+        let layers = range.map(|[first, end]| end - first);
+        Some(Listed { model, parameters, at: inside(at, "parameters"), beside, layers })
+    }
+
+    /// A range of layers, where one is said.
+    fn range(&mut self, said: Option<&Value>, at: &str) -> Option<[u64; 2]> {
+        let said = said.filter(|said| !said.is_null())?;
+        let ends: Vec<u64> =
+            said.as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+        let count = said.as_array().map_or(0, Vec::len);
+        match ends[..] {
+            [first, end] if count == 2 && first < end => Some([first, end]),
+            _ => {
+                let expected = "[first, end], the end not included";
+                self.problem(&inside(at, RANGE), Error::value(RANGE, show(said), expected));
+                None
+            }
+        }
     }
 
     /// A file that a key names, where it is there.
@@ -234,7 +422,7 @@ impl Reading {
                 self.problem(at, not_yet("a model written as a mapping of mergekit"));
                 return None;
             }
-            Value::Object(map) => ModelSource::Step(Box::new(self.step(map, at, depth + 1)?)),
+            Value::Object(map) => ModelSource::Step(Arc::new(self.step(map, at, depth + 1)?)),
             other => {
                 self.problem(
                     at,
@@ -243,7 +431,7 @@ impl Reading {
                 return None;
             }
         };
-        Some(Model { at: at.to_owned(), source })
+        Some(Model { at: at.to_owned(), source, first_layer: None })
     }
 
     /// The factors over the layers, where a merge has some.
@@ -303,9 +491,15 @@ impl Reading {
         Some(balance)
     }
 
-    fn base(&mut self, map: &Map<String, Value>, at: &str, depth: usize) -> Option<Model> {
-        let said = map.get("base_model").filter(|said| !said.is_null())?;
-        self.model(said, &inside(at, "base_model"), depth)
+    /// The base: the one that is said nearest to the models.
+    fn base(&mut self, frame: &Frame<'_>) -> Option<Model> {
+        let near = (frame.models.0, frame.models.1.as_str());
+        for (map, at) in [near, (frame.map, &frame.at)] {
+            if let Some(said) = map.get("base_model").filter(|said| !said.is_null()) {
+                return self.model(said, &inside(at, "base_model"), frame.depth);
+            }
+        }
+        None
     }
 
     /// Decides which model is the base, and takes it out of the branches.
@@ -320,6 +514,13 @@ impl Reading {
         self.repeated(&listed);
         let same =
             base.as_ref().and_then(|base| listed.iter().position(|one| same(&one.model, base)));
+        // A base that is not listed is meant with the layers of the first model that is.
+        let first_layer = same.or(listed.first().map(|_| 0)).map(|i| listed[i].model.first_layer);
+        let base = base.map(|base| Model {
+            first_layer: first_layer.flatten(),
+            at: same.map_or(base.at, |i| listed[i].model.at.clone()),
+            ..base
+        });
         match (method.spec().base, base) {
             (Base::None | Base::Optional, None) => Some((None, 0, listed)),
             (Base::None, Some(base)) => {
@@ -351,7 +552,10 @@ impl Reading {
 
     fn repeated(&mut self, listed: &[Listed<'_>]) {
         for (i, one) in listed.iter().enumerate() {
-            if let Some(first) = listed[..i].iter().find(|other| same(&other.model, &one.model)) {
+            let twice = |other: &&Listed<'_>| {
+                same(&other.model, &one.model) && other.model.first_layer == one.model.first_layer
+            };
+            if let Some(first) = listed[..i].iter().find(twice) {
                 let what = format!("the same model is listed twice, first at `{}`", first.model.at);
                 self.problem(&one.model.at, Error::recipe(what));
             }
@@ -363,12 +567,25 @@ impl Reading {
         &mut self,
         method: &'static dyn AnyMethod,
         listed: &[Listed<'_>],
-        at: &str,
+        frame: &Frame<'_>,
     ) -> Option<bool> {
         let spec = method.spec();
         let count = listed.len();
+        let place = inside(&frame.models.1, frame.models.2);
+        let lengths: Vec<u64> = listed.iter().filter_map(|one| one.layers).collect();
+        let uneven = lengths.windows(2).any(|two| two[0] != two[1]);
+        if uneven || !lengths.is_empty() && lengths.len() < count {
+            let said = listed
+                .iter()
+                .map(|one| one.layers.map_or_else(|| "all".into(), |layers| layers.to_string()));
+            let said = said.collect::<Vec<_>>().join(", ");
+            let what = format!("the sources of a slice differ in their number of layers: {said}");
+            let hint = "give each range a `- sources:` of its own";
+            self.problem(&place, Error::recipe_with_hint(what, hint));
+        }
         let many = spec.most.is_some_and(|most| count > most);
-        if count >= spec.fewest && (!many || spec.folds) {
+        let folds = spec.folds && frame.models.2 == "models";
+        if count >= spec.fewest && (!many || folds) {
             return Some(many);
         }
         let expected = match spec.most {
@@ -382,8 +599,14 @@ impl Reading {
             spec.name,
             if expected == "1" { "" } else { "s" }
         );
-        self.problem(&inside(at, "models"), Error::recipe(what));
+        self.problem(&place, Error::recipe(what));
         None
+    }
+
+    /// How many layers the sources of a slice are meant with; none for all.
+    pub(super) fn layers_of(map: &Map<String, Value>) -> Option<u64> {
+        let first = map.get("sources")?.get(0)?.get(RANGE)?;
+        first.get(1)?.as_u64()?.checked_sub(first.get(0)?.as_u64()?)
     }
 }
 
@@ -398,14 +621,14 @@ fn same(one: &Model, other: &Model) -> bool {
 /// base, [a, b, c] becomes base, [a, [b, c]]: each merge is the branch of the one before.
 fn folded(mut step: Step) -> Step {
     let Some(mut inner) = step.branches.pop() else { return step };
-    let parameters = Arc::new(step.parameters.only(&[0]));
     let of = |base: Option<Model>, branch: Model| Step {
         at: step.at.clone(),
         method: step.method,
         base,
         branches: vec![branch],
         donor: 0,
-        parameters: parameters.clone(),
+        parameters: step.parameters.only(&[0]),
+        rules: Vec::new(),
         lines: step.lines,
         auto_weight: None,
         surveys: Vec::new(),
@@ -414,7 +637,9 @@ fn folded(mut step: Step) -> Step {
     };
     while let Some(model) = step.branches.pop() {
         let at = inner.at.clone();
-        inner = Model { at, source: ModelSource::Step(Box::new(of(Some(model), inner))) };
+        let source = ModelSource::Step(Arc::new(of(Some(model), inner)));
+        inner = Model { at, source, first_layer: None };
     }
-    of(step.base.take(), inner)
+    let outermost = of(step.base.clone(), inner);
+    Step { rules: std::mem::take(&mut step.rules), ..outermost }
 }

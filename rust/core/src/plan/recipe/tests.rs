@@ -56,11 +56,32 @@ fn a_canonical_recipe_is_its_own() {
         ],
         "parameters": { "weight": 1, "density": 0.25, "rescale": "density" },
     });
+    assert_eq!(is_its_own(&said)["models"][0]["parameters"]["weight"], json!(0.5));
+    is_its_own(&json!({
+        "merge_method": "ties", "base_model": "z", "slices": [
+            { "sources": [
+                { "model": "a", "layer_range": [0, 3], "parameters": { "weight": [0, 0.5, 1] } },
+                { "model": "z", "layer_range": [1, 4] },
+            ] },
+            { "sources": [{ "model": "b", "layer_range": [2, 4] }], "parameters": { "density": 0.5 } },
+        ],
+        "parameters": { "weight": [{ "filter": "mlp", "value": [0.1, 1] }, { "value": 0.25 }], "density": { "filter": "*", "value": 1 } },
+        "rules": [{ "filter": "*.norm.*", "merge_method": "task_arithmetic", "parameters": { "weight": 0.5 } }],
+    }));
+    is_its_own(&json!({
+        "merge_method": "slerp", "base_model": "a", "parameters": { "t": 0.5 }, "modules": {
+            "default": { "models": [{ "model": "a" }, { "model": "b" }] },
+            "vision_tower": { "models": [{ "model": "a" }] },
+        },
+    }));
+}
+
+fn is_its_own(said: &Value) -> Value {
     let same = |path: &std::path::Path| path.to_string_lossy().into_owned();
-    let once = Recipe::parse(&said).expect("a recipe").canonical(&same);
+    let once = Recipe::parse(said).expect("a recipe").canonical(&same);
     let twice = Recipe::parse(&once).expect("a recipe").canonical(&same);
     assert_eq!(once, twice);
-    assert_eq!(once["models"][0]["parameters"]["weight"], json!(0.5));
+    once
 }
 
 #[test]
@@ -76,16 +97,36 @@ fn what_cannot_be_meant_is_refused() {
             "twice",
         ),
         (
-            json!({ "merge_method": "linear", "models": [{ "model": "a" }], "parameters": { "weight": [0, 1] } }),
-            "gradient",
+            json!({ "merge_method": "linear", "models": [{ "model": "a" }], "parameters": { "weight": [] } }),
+            "expected a finite number",
+        ),
+        (
+            json!({ "merge_method": "linear", "models": [{ "model": "a" }], "parameters": { "weight": [{ "filter": "b[", "value": 1 }] } }),
+            "expected a pattern",
+        ),
+        (
+            json!({ "merge_method": "linear", "models": [{ "model": "a" }], "parameters": { "weight": { "filtr": "b", "value": 1 } } }),
+            "unknown key",
+        ),
+        (
+            json!({ "merge_method": "passthrough", "slices": [{ "sources": [{ "model": "a", "layer_range": [3, 3] }] }] }),
+            "the end not included",
+        ),
+        (
+            json!({ "merge_method": "passthrough", "slices": [{ "sources": [{ "model": "a" }] }, { "sources": [{ "model": "a" }] }] }),
+            "`layer_range` is missing",
+        ),
+        (
+            json!({ "merge_method": "linear", "models": [{ "model": "a" }], "parameters": { "weight": 1 }, "rules": [{ "merge_method": "linear" }] }),
+            "expected a part of tensors' names",
         ),
         (
             json!({ "merge_method": "passthrough", "models": [{ "model": "a" }, { "model": "b" }] }),
             "takes 1 model",
         ),
         (
-            json!({ "merge_method": "linear", "models": [{ "model": "a" }], "slices": [] }),
-            "`slices` is not understood yet",
+            json!({ "merge_method": "linear", "models": [{ "model": "a" }], "slices": [{}] }),
+            "`models` and `slices` are given",
         ),
         (json!({ "merge_method": "linear", "models": [{ "model": "a\u{0}" }] }), "expected a path"),
     ] {

@@ -1,0 +1,254 @@
+//! Which tensors a result has, and under which names the models of its merges have them: by modules, slices and rules.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::plan::recipe::settings::Filter;
+use crate::plan::recipe::{Model, ModelSource, Part, Recipe, Slice, Step};
+use crate::plan::{Inputs, layers};
+
+/// Parts of the names of what stands before the layers.
+const FRONT: [&str; 3] = ["embed", "wte", "wpe"];
+/// Parts of the names of what follows them.
+const BACK: [&str; 9] =
+    ["embed_out", "unembed", "lm_head", "norm", "ln_f", "output", "score", "classifier", "pooler"];
+/// The module of a recipe that is the rest of the model.
+const REST: [&str; 4] = ["default", "text_decoder", "language_model", "text_model"];
+
+/// A tensor of the result.
+pub(super) struct Output<'r> {
+    /// Its name.
+    pub(super) name: Arc<str>,
+    /// The merge that makes it.
+    pub(super) step: &'r Step,
+    /// Where it is in the models.
+    pub(super) place: Place,
+}
+
+/// Where a tensor is looked for in the models of a merge.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// Its name in models that are meant whole.
+    pub(super) name: Arc<str>,
+    /// Which layer of its slice it is of; none where it is of none, or there are no slices.
+    pub(super) layer: Option<u64>,
+    /// How far it is from the first layer (0) to the last (1); 0 for what is in no layer.
+    pub(super) depth: f64,
+    /// The input and the name of the tensor that the others are compared with.
+    pub(super) reference: (usize, Arc<str>),
+}
+
+impl Place {
+    /// The tensor's name in a model.
+    pub(super) fn in_model(&self, model: &Model) -> Arc<str> {
+        match (model.first_layer, self.layer) {
+            (Some(first), Some(layer)) => layers::with(&self.name, first + layer).into(),
+            _ => self.name.clone(),
+        }
+    }
+
+    /// The same inside a merge that stands where a model does.
+    pub(super) fn inside(&self, model: &Model) -> Self {
+        Self { name: self.in_model(model), layer: None, ..self.clone() }
+    }
+}
+
+/// All tensors of a result, and for each of its layers which layer of the donor's it is like, where that is not its own.
+pub(super) fn of<'r>(
+    recipe: &'r Recipe,
+    inputs: &Inputs,
+    problems: &mut Vec<Error>,
+) -> (Vec<Output<'r>>, Option<Vec<u64>>) {
+    let mut outputs = Vec::new();
+    let mut order = None;
+    for part in &recipe.parts {
+        if part.slices.iter().all(|slice| slice.layers.is_none()) {
+            whole(recipe, part, inputs, &mut outputs);
+        } else {
+            check_ranges(part, inputs, problems);
+            if problems.is_empty() {
+                order = sliced(recipe, part, inputs, &mut outputs);
+            }
+        }
+    }
+    if let Some(error) = unknown_module(recipe, inputs) {
+        problems.push(error);
+    }
+    for (part, error) in unused(recipe, &outputs) {
+        let names: Vec<&str> = outputs.iter().map(|output| &*output.name).collect();
+        if !names.is_empty() {
+            problems.push(Error::unknown("filter", part, components(&names)).at(error));
+        }
+    }
+    (outputs, order)
+}
+
+/// The tensors of a part whose models are meant whole.
+fn whole<'r>(recipe: &'r Recipe, part: &'r Part, inputs: &Inputs, found: &mut Vec<Output<'r>>) {
+    let step = &part.slices[0].step;
+    let donor = donor(step, inputs);
+    let names: Vec<&str> = inputs.checkpoints[donor]
+        .tensors
+        .keys()
+        .map(String::as_str)
+        .filter(|name| belongs(recipe, part, name))
+        .collect();
+    let count = layers::count(names.iter().copied());
+    found.extend(names.into_iter().map(|name| {
+        let depth = layers::of(name).map_or(0.0, |layer| depth(layer, count));
+        let name: Arc<str> = name.into();
+        let reference = (donor, name.clone());
+        let place = Place { name: name.clone(), layer: None, depth, reference };
+        Output { step: by_rule(step, &name), name, place }
+    }));
+}
+
+/// The tensors of a part whose layers are put together from slices.
+fn sliced<'r>(
+    recipe: &'r Recipe,
+    part: &'r Part,
+    inputs: &Inputs,
+    found: &mut Vec<Output<'r>>,
+) -> Option<Vec<u64>> {
+    let mut order = Vec::new();
+    let mut offset = 0;
+    for (number, slice) in part.slices.iter().enumerate() {
+        let (step, count) = (&slice.step, slice.layers?);
+        let donor = donor(step, inputs);
+        let leftmost = step.base.as_ref().unwrap_or(&step.branches[step.donor]);
+        let first = leftmost.first_layer?;
+        let (front, back) = (number == 0, number + 1 == part.slices.len());
+        for name in inputs.checkpoints[donor].tensors.keys() {
+            if !belongs(recipe, part, name) {
+                continue;
+            }
+            let layer = layers::of(name).map(|layer| layer.wrapping_sub(first));
+            let here = match layer {
+                Some(layer) => layer < count,
+                None if is_front(name) => front,
+                None => back,
+            };
+            if !here {
+                continue;
+            }
+            let of_donor: Arc<str> = name.as_str().into();
+            let output: Arc<str> = match layer {
+                Some(layer) => layers::with(name, offset + layer).into(),
+                None => of_donor.clone(),
+            };
+            let depth = layer.map_or(0.0, |layer| depth(layer, count));
+            let reference = (donor, of_donor.clone());
+            let place = Place { name: of_donor, layer, depth, reference };
+            found.push(Output { step: by_rule(step, &output), name: output, place });
+        }
+        order.extend(first..first + count);
+        offset += count;
+    }
+    Some(order)
+}
+
+/// The merge of a tensor: the first rule's that matches, or the recipe's own.
+fn by_rule<'r>(step: &'r Step, name: &str) -> &'r Step {
+    let rule = step.rules.iter().find(|rule| rule.filter.matches(name));
+    rule.map_or(step, |rule| &rule.step)
+}
+
+/// Places between the first layer of so many (0) and the last (1); one that is alone is the last.
+fn depth(layer: u64, count: u64) -> f64 {
+    if count <= 1 { 1.0 } else { layer as f64 / (count - 1) as f64 }
+}
+
+fn is_front(name: &str) -> bool {
+    let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
+    has(&FRONT) && !has(&BACK[..2]) || !has(&BACK)
+}
+
+/// Whether a tensor is of a part: one whose module's name is a component of its name is of that module, all others are of
+/// the one that is the rest.
+fn belongs(recipe: &Recipe, part: &Part, name: &str) -> bool {
+    let Some(module) = &part.module else { return true };
+    let of = |module: &str| name.split('.').any(|component| component == module);
+    if !REST.contains(&module.as_str()) && of(module) {
+        return true;
+    }
+    let named = recipe.parts.iter().filter_map(|part| part.module.as_deref());
+    let mut others = named.filter(|other| !REST.contains(other));
+    REST.contains(&module.as_str()) && !others.any(of)
+}
+
+/// A module that no tensor is of.
+fn unknown_module(recipe: &Recipe, inputs: &Inputs) -> Option<Error> {
+    let names = &inputs.checkpoints[donor(recipe.root(), inputs)].tensors;
+    let empty = |part: &&Part| !names.keys().any(|name| belongs(recipe, part, name));
+    let part = recipe.parts.iter().filter(|part| part.module.is_some()).find(empty)?;
+    let module = part.module.as_deref()?;
+    let known: Vec<&str> = names.keys().filter_map(|name| name.split('.').next()).collect();
+    let known: BTreeSet<&str> = known.into_iter().chain(["default"]).collect();
+    Some(Error::unknown("module", module, known).at(format!("modules.{module}")))
+}
+
+/// That no slice goes past the layers of a model.
+fn check_ranges(part: &Part, inputs: &Inputs, problems: &mut Vec<Error>) {
+    for Slice { step, layers } in &part.slices {
+        let Some(layers) = layers else { continue };
+        for model in step.base.iter().chain(&step.branches) {
+            let input = leftmost(model, inputs);
+            let names = inputs.checkpoints[input].tensors.keys();
+            let count = layers::count(names.map(String::as_str));
+            let Some(end) = model.first_layer.map(|first| first + layers) else { continue };
+            if end > count {
+                let label = &inputs.labels[input];
+                let what = format!(
+                    "`layer_range` [{}, {end}] ends past the {count} layers of `{label}`",
+                    end - layers
+                );
+                let hint = format!("[0, {count}] is all of it");
+                let at = model.at.strip_suffix(".model").unwrap_or(&model.at);
+                problems.push(Error::recipe_with_hint(what, hint).at(format!("{at}.layer_range")));
+            }
+        }
+    }
+}
+
+/// Filters that match no tensor, with their places.
+fn unused<'r>(recipe: &'r Recipe, outputs: &[Output<'_>]) -> Vec<(&'r str, &'r str)> {
+    let steps: Vec<&Step> = recipe
+        .parts
+        .iter()
+        .flat_map(|part| &part.slices)
+        .flat_map(|slice| {
+            std::iter::once(&slice.step).chain(slice.step.rules.iter().map(|rule| &rule.step))
+        })
+        .collect();
+    let mut wanted: Vec<(&Filter, &str)> = Vec::new();
+    for step in steps {
+        wanted.extend(step.parameters.filters());
+        wanted.extend(step.rules.iter().map(|rule| (&rule.filter, rule.at.as_str())));
+    }
+    let mut places = BTreeSet::new();
+    wanted.retain(|(_, at)| places.insert(*at));
+    let idle =
+        |(filter, _): &&(&Filter, &str)| !outputs.iter().any(|output| filter.matches(&output.name));
+    wanted.iter().filter(idle).map(|(filter, at)| (filter.word(), *at)).collect()
+}
+
+/// The parts that names are made of, numbers left out.
+fn components<'n>(names: &[&'n str]) -> impl Iterator<Item = &'n str> + Clone {
+    let parts = names.iter().flat_map(|name| name.split('.'));
+    let words: BTreeSet<&str> = parts.filter(|part| part.parse::<u64>().is_err()).collect();
+    words.into_iter().collect::<Vec<_>>().into_iter()
+}
+
+/// The checkpoint that gives a merge its tensors.
+pub(super) fn donor(step: &Step, inputs: &Inputs) -> usize {
+    leftmost(step.base.as_ref().unwrap_or(&step.branches[step.donor]), inputs)
+}
+
+/// The checkpoint that gives a model its tensors.
+pub(super) fn leftmost(model: &Model, inputs: &Inputs) -> usize {
+    match &model.source {
+        ModelSource::Checkpoint(path) => inputs.by_path[path],
+        ModelSource::Step(step) => donor(step, inputs),
+    }
+}
