@@ -52,7 +52,6 @@ def test_version() -> None:
         (["fuse", "a", "b", "--tokenizer", "union"], "`--tokenizer` is not there yet", "carried"),
         (["fuse", "a", "b", "-p", "t"], "`-p t` sets nothing", "weight=0.5"),
         (["fuse", "a", "b", "-p", "t=1", "-p", "t=2"], "`-p t` is given twice", "one value a branch"),
-        (["fuse", "a", "b", "-p", "t=gradient(0,1)"], "gradients are not there yet", "plain"),
         (["fuse", "a", "b", "-p", "t=yes"], "a bare `yes`", "true"),
         (["fuse", "a", "b", "-p", "threshold=1,2"], "`threshold` takes one value", ""),
         (

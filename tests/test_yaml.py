@@ -60,7 +60,7 @@ def test_what_yaml_readers_disagree_on_is_refused(word: str) -> None:
         ("a: !x 1\n", 1, "tag"),
         ("a: !!python/object/apply:os.system ['true']\n", 1, "tag"),
         ("a: &a {b: 1}\nc:\n  <<: *a\n", 3, "merge keys"),
-        ("a: 1\n---\nb: 1\n", 2, "second document"),
+        ("a: 1\n---\nb: 1\n", 3, "a second document without a `name`"),
         ("1: a\n", 1, "a key is a text"),
         ("true: a\n", 1, "a key is a text"),
         ("? [a]\n: b\n", 1, "a key is a text"),

@@ -9,6 +9,7 @@ plan = bm.plan("recipe.yml")
 merged = bm.fuse_tensors([a.state_dict(), b.state_dict()], base=c.state_dict(), method="ties", weight=[0.5, 0.5])
 bm.methods()["ties"].parameters
 bm.verify("tiny")
+bm.gradient(0, 0.5, 1)
 ```
 
 This is the front door; everything else is private. Importing it does nothing heavy.
@@ -17,6 +18,7 @@ This is the front door; everything else is private. Importing it does nothing he
 from branchmerge.errors import BranchmergeError, CheckpointError, OutputExists, Problem, RecipeError
 from branchmerge.merge.engine import VERSION as __version__  # noqa: N811
 from branchmerge.merge.functions import fuse, merge, methods, plan, verify
+from branchmerge.merge.recipe import gradient
 from branchmerge.merge.results import Plan, Progress, Result, Verification
 from branchmerge.merge.specs import Method, Parameter
 from branchmerge.merge.tensors import fuse_tensors
@@ -36,6 +38,7 @@ __all__ = [
     "__version__",
     "fuse",
     "fuse_tensors",
+    "gradient",
     "merge",
     "methods",
     "plan",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import rich_click as click
 
 from branchmerge.cli import options
 from branchmerge.errors import RecipeError, shown
+
+COMMA = re.compile(r",(?![^(]*\))")
+"""A comma that is in no parentheses."""
+GRADIENT = re.compile(r"gradient\((.*)\)")
 
 
 @click.command("fuse", short_help="Fuse checkpoints into one.")
@@ -29,7 +34,8 @@ def command(
 
     For a method of two models (arcee, slerp) the first is the base unless --base names another of them; a method on
     deltas (ties, dare_ties …) wants --base. Arcee Fusion of more than two goes from the right: `fuse code science math`
-    is arcee(code, arcee(science, math)), with no intermediate on disk. `-p weight=0.6,0.4` gives each branch its value.
+    is arcee(code, arcee(science, math)), with no intermediate on disk. `-p weight=0.6,0.4` gives each branch its value,
+    `-p "t=gradient(0,0.5,1)"` one that changes over the layers.
     The same command again resumes an interrupted run.
     """
     from branchmerge.merge import functions
@@ -42,8 +48,6 @@ def command(
 
 def parameters(values: tuple[str, ...]) -> dict[str, Any]:
     """Parameters from `NAME=VALUE`, a comma list being one value a branch; values are read as in a recipe."""
-    from branchmerge.merge.yaml import scalar
-
     found: dict[str, Any] = {}
     for said in values:
         name, equals, value = said.partition("=")
@@ -51,8 +55,15 @@ def parameters(values: tuple[str, ...]) -> dict[str, Any]:
             raise RecipeError(f"`-p {shown(said)}` sets nothing", hint="a parameter is written `-p weight=0.5`")
         if name in found:
             raise RecipeError(f"`-p {shown(name)}` is given twice", hint="one value a branch is `-p weight=0.6,0.4`")
-        if value.startswith("gradient("):
-            raise RecipeError(f"`-p {shown(said)}`: gradients are not there yet", hint="give plain values")
-        parts = [scalar(part.strip()) for part in value.split(",")]
+        parts = [_value(part.strip()) for part in COMMA.split(value)]
         found[name] = parts if len(parts) > 1 else parts[0]
     return found
+
+
+def _value(said: str) -> Any:
+    """A value as in a recipe, or `gradient(0,0.5,1)`."""
+    from branchmerge.merge.recipe import gradient
+    from branchmerge.merge.yaml import scalar
+
+    match = GRADIENT.fullmatch(said)
+    return gradient(*(scalar(part.strip()) for part in match[1].split(","))) if match else scalar(said)

@@ -6,19 +6,20 @@ from typing import Any
 
 import rich_click as click
 
-from branchmerge.cli import options
+from branchmerge.cli import mergekit, options
 
 
 @click.command("merge", short_help="Carry out a recipe; mergekit's YAML works unchanged.")
 @click.argument("recipe", metavar="RECIPE.yml")
 @click.argument("out", metavar="OUT")
 @options.shared
+@mergekit.accepted
 def command(recipe: str, out: str, **flags: Any) -> int:
     """Carry out RECIPE.yml, written in mergekit's language, into the directory OUT.
 
     Paths in the recipe are relative to the working directory. Every problem is told before anything is written. The
-    same command again resumes an interrupted run.
+    same command again resumes an interrupted run. The flags of mergekit-yaml are taken too.
     """
     from branchmerge.merge import functions
 
-    return options.run(functions.read_recipe(recipe), out, options.Flags(**flags))
+    return options.run(functions.read_recipe(recipe), out, options.Flags(**mergekit.understood(flags)))

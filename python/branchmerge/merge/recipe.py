@@ -34,6 +34,19 @@ LONGEST_STEM = 120
 """Bytes of the longest name of a result that is made from its inputs' names."""
 
 
+class Gradient(tuple[float, ...]):
+    """Values of a parameter that change over the layers."""
+
+    __slots__ = ()
+
+
+def gradient(*values: float) -> Gradient:
+    """A parameter's values from the first layer to the last, in even steps; what is in no layer has the first one."""
+    if not values:
+        raise RecipeError("a gradient has no values", hint="write `gradient(0, 0.5, 1)`")
+    return Gradient(values)
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """A recipe as plain data, and where each place of it stands."""
@@ -162,7 +175,7 @@ def _spread(parameters: Mapping[str, Any], branches: list[dict[str, Any]], spec:
     """Give each branch its value of a list; what is one value for all comes back."""
     shared: dict[str, Any] = {}
     for name, value in parameters.items():
-        if not isinstance(value, list | tuple):
+        if isinstance(value, Gradient) or not isinstance(value, list | tuple):
             shared[name] = value
             continue
         known = spec.parameters.get(name) if spec else None

@@ -64,7 +64,7 @@ def parse(data: bytes, *, file: str) -> Recipe:
     reader = Reader(file)
     try:
         text = data.decode("utf-8-sig")
-        root = reader.document(text)
+        roots = reader.documents(text)
     except UnicodeDecodeError as error:
         reader.stop("the file is not UTF-8", data[: error.start].count(b"\n") + 1)
     except yaml.MarkedYAMLError as error:
@@ -72,12 +72,13 @@ def parse(data: bytes, *, file: str) -> Recipe:
         reader.stop(f"not YAML: {error.problem or error.context}", mark.line + 1 if mark else None)
     except yaml.reader.ReaderError as error:
         reader.stop(f"not YAML: {error.reason}", text[: error.position].count("\n") + 1)
-    if root.pairs is None:
-        hint = "a recipe begins like `merge_method: arcee`"
-        reader.stop(
-            "the file is empty" if root.scalar is None and not root.items else "a recipe is a mapping of keys", 1, hint
-        )
-    content = reader.value(root, "")
+    for root in roots:
+        if root.pairs is None:
+            hint = "a recipe begins like `merge_method: arcee`"
+            empty = root.scalar is None and not root.items
+            reader.stop("the file is empty" if empty else "a recipe is a mapping of keys", root.line, hint)
+    content = reader.value(reader.last_stage(roots), "")
+    reader.unused_stages()
     return Recipe(content, file=file, lines=reader.lines, problems=tuple(reader.problems))
 
 
@@ -99,22 +100,55 @@ class Reader:
     problems: list[Problem] = field(default_factory=list)
     anchors: dict[str, Node] = field(default_factory=dict)
     values: int = 0
+    stages: dict[str, Node] = field(default_factory=dict)
+    """Documents that have a name, which stands for them where a model is named."""
+    used: list[str] = field(default_factory=list)
+    """Stages that stand for a model somewhere."""
+    around: list[str] = field(default_factory=list)
+    """Stages that the value at hand is inside of."""
 
-    def document(self, text: str) -> Node:
-        """The one document of `text`."""
+    def documents(self, text: str) -> list[Node]:
+        """The documents of `text`, at least one."""
         events: Iterator[Any] = iter(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
-        root = Node(1)
-        documents = 0
-        for event in events:
-            if isinstance(event, yaml.DocumentStartEvent):
-                documents += 1
-                if documents > 1:
-                    hint = "merge them one after the other, or put a recipe where a `model:` stands"
-                    mark: Any = event.start_mark
-                    self.stop("a second document begins here", mark.line + 1, hint)
-            elif not isinstance(event, yaml.StreamStartEvent | yaml.StreamEndEvent | yaml.DocumentEndEvent):
-                root = self.node(event, events, 0)
-        return root
+        around = yaml.StreamStartEvent | yaml.StreamEndEvent | yaml.DocumentStartEvent | yaml.DocumentEndEvent
+        roots = [self.node(event, events, 0) for event in events if not isinstance(event, around)]
+        return roots or [Node(1)]
+
+    def last_stage(self, roots: list[Node]) -> Node:
+        """The document that is the result: the one without a name; the others are noted by theirs."""
+        last: Node | None = None
+        for root in roots:
+            named = next((pair for pair in root.pairs or () if pair[0].scalar == "name"), None)
+            if named is None or len(roots) == 1:
+                if last is not None:
+                    hint = "give all documents but the result a `name`, by which the others take them for a model"
+                    self.stop("a second document without a `name` begins here", root.line, hint)
+                last = root
+                continue
+            name = str(named[1].scalar)
+            if name in self.stages:
+                self.problem(f"two documents have the name `{shown(name)}`", named[0].line)
+            root.pairs = [pair for pair in root.pairs or () if pair is not named]
+            self.stages[name] = root
+        if last is None:
+            self.stop("every document has a `name`", roots[-1].line, "leave it out of the one that is the result")
+        return last
+
+    def unused_stages(self) -> None:
+        """Note documents that nothing is made of."""
+        for name, root in self.stages.items():
+            if name not in self.used:
+                self.problem(f"no other document takes `{shown(name)}` for a model", root.line)
+
+    def stage(self, name: str, place: str, line: int) -> Any:
+        """The merge that a name of a document stands for."""
+        if name in self.around:
+            self.stop(f"the document `{shown(name)}` is made of itself", line)
+        self.used.append(name)
+        self.around.append(name)
+        found = self.value(self.stages[name], place)
+        self.around.pop()
+        return found
 
     def node(self, event: Any, events: Iterator[Any], depth: int) -> Node:
         """The node that begins with `event`."""
@@ -209,7 +243,8 @@ class Reader:
             first[name] = key.line
             inside = f"{place}.{name}" if place else name
             self.lines[inside] = key.line
-            found[name] = self.value(inner, inside)
+            stands = name in {"model", "base_model"} and isinstance(inner.scalar, str) and inner.scalar in self.stages
+            found[name] = self.stage(inner.scalar, inside, inner.line) if stands else self.value(inner, inside)
         return found
 
     def key(self, node: Node) -> str:

@@ -320,7 +320,13 @@ impl Reading {
             if STEP_KEYS.contains(&key.as_str()) || root && of_root {
                 continue;
             }
-            if of_root {
+            if ["dtype", "out_dtype"].contains(&key.as_str()) {
+                let place = shown(&place);
+                self.warnings.push(format!(
+                    "`{place}` does nothing: what an inner merge makes is not written; \
+                     `round_intermediate` rounds it as if it were"
+                ));
+            } else if of_root {
                 let what = format!("`{key}` belongs to the outermost merge");
                 self.problem(&place, Error::recipe(what));
             } else if NOT_YET.contains(&key.as_str()) {
