@@ -77,7 +77,7 @@ def test_flags_act_or_say_why_not(models: Path) -> None:
         "--cuda",
         "--lazy-unpickle",
         "--out-shard-size",
-        "1K",
+        "100",
         "--random-seed",
         "7",
         "-j",
