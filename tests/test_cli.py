@@ -49,7 +49,6 @@ def test_version() -> None:
         (["fuse", "a", "b", "--io", "magic"], "'--io'", "--help"),
         (["fuse", "a", "b", "--memory", "5B"], "`memory` is `5B`", "8GiB"),
         (["fuse", "a", "b", "--shard-size", "-1"], "`shard_size` is `-1`", "8GiB"),
-        (["fuse", "a", "b", "--tokenizer", "union"], "`--tokenizer` is not there yet", "carried"),
         (["fuse", "a", "b", "-p", "t"], "`-p t` sets nothing", "weight=0.5"),
         (["fuse", "a", "b", "-p", "t=1", "-p", "t=2"], "`-p t` is given twice", "one value a branch"),
         (["fuse", "a", "b", "-p", "t=yes"], "a bare `yes`", "true"),

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from branchmerge.cli import Stopped, terminal
-from branchmerge.errors import RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +26,7 @@ DECLARED = (
     click.option("--seed", type=int, metavar="N", help="Seed of everything drawn by chance (0)."),
     click.option("--allow", multiple=True, metavar="RULE", help="Permit by name what is refused: missing=base, …"),
     click.option("--io", type=click.Choice(["map", "read"]), default="map", help="How inputs are read (map)."),
-    click.option("--tokenizer", metavar="WHICH", hidden=True),
+    click.option("--tokenizer", metavar="WHICH", help="Whose is carried: base, union or one of the models (base)."),
     click.option("--overwrite", is_flag=True, help="Replace what stands at the target, once the result is whole."),
     click.option("--dry-run", is_flag=True, help="Tell what would happen, and every problem; write nothing."),
     click.option("--json", "as_json", is_flag=True, help="The result as JSON on standard output, nothing else there."),
@@ -67,9 +66,9 @@ def run(recipe: Recipe, out: str, flags: Flags) -> int:
     from branchmerge.cli.plan import tell_plan
     from branchmerge.merge import functions
 
-    if flags.tokenizer is not None:
-        raise RecipeError("`--tokenizer` is not there yet", hint="the base's tokenizer is carried as it is")
-    said = functions.with_flags(recipe, dtype=flags.dtype, seed=flags.seed, allow=flags.allow)
+    said = functions.with_flags(
+        recipe, dtype=flags.dtype, seed=flags.seed, allow=flags.allow, tokenizer=flags.tokenizer
+    )
     plan = functions.decide(said, _options(out, flags))
     if flags.dry_run:
         return tell_plan(plan, as_json=flags.as_json, quiet=flags.quiet)

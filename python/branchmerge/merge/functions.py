@@ -150,13 +150,17 @@ def read_recipe(source: Source) -> Recipe:
     return from_data(source)
 
 
-def with_flags(recipe: Recipe, *, dtype: str | None, seed: int | None, allow: Rules) -> Recipe:
+def with_flags(
+    recipe: Recipe, *, dtype: str | None, seed: int | None, allow: Rules, tokenizer: str | None = None
+) -> Recipe:
     """The recipe, with what was said beside it; that has the last word."""
     keys: dict[str, Any] = {}
     if dtype is not None:
         keys["out_dtype"] = dtype
     if seed is not None:
         keys["seed"] = seed
+    if tokenizer is not None:
+        keys |= {"tokenizer": None, "tokenizer_source": tokenizer}
     rules = allowing(allow)
     if rules:
         said = recipe.content.get("allow")

@@ -81,12 +81,7 @@ pub fn bands<R: Number>(tensor: &Tensor<'_, R>, quotas: &[Quota]) -> Result<Vec<
         let stream = tensor.streams[searched[lane]];
         seen.all += block.length as u64;
         let values = block.branch(searched[lane]);
-        for found in &mut seen.looks {
-            let (first, rest) = values.split_at(before_turn(block.start, values.len()));
-            sift(found, stream.orders(block.start), first);
-            let next = block.start + first.len() as u64;
-            sift(found, stream.orders(next), rest);
-        }
+        seen.looks.iter_mut().for_each(|found| sift_all(found, stream, block.start, values));
     };
     let tops = searched.iter().any(|&i| quotas[i].above > 0);
     let ranks = |lane: usize, all: u64| {
@@ -153,6 +148,13 @@ vectorised! {
             *kept = if reaches & within { value } else { R::ZERO };
         }
     }
+}
+
+/// Counts the magnitudes of elements from `start` on around a look.
+pub fn sift_all<R: Number>(found: &mut Found<R::Ranked>, stream: Stream, start: u64, values: &[R]) {
+    let (first, rest) = values.split_at(before_turn(start, values.len()));
+    sift(found, stream.orders(start), first);
+    sift(found, stream.orders(start + first.len() as u64), rest);
 }
 
 vectorised! {

@@ -4,7 +4,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::fit::group::{LANES, group, put};
+use crate::fit::magnitude::sift_all;
 use crate::fit::prelude::*;
+use crate::fit::select::Seen;
 
 /// See the module.
 pub(super) struct Sce;
@@ -119,7 +121,23 @@ impl<R: Number> Selection<R> {
             differing.store(all, Ordering::Relaxed);
             vec![all - wanted(all)]
         };
-        let cuts = select::select(tensor, 1, push, ranks)?;
+        let count_all =
+            |block: &Block<'_, R>, _: usize, seen: &mut Seen<R::Ranked>, _: &mut Vec<_>| {
+                let spreads = spreads(block, count);
+                let differing = spreads.iter().filter(|spread| **spread > R::ZERO).count();
+                seen.all += differing as u64;
+                for found in &mut seen.looks {
+                    let before = found.between.len();
+                    sift_all(found, stream, block.start, &spreads);
+                    // Elements on which the branches agree are no candidates; they lie below all that are.
+                    let mut fresh = found.between.split_off(before);
+                    let between = fresh.len();
+                    fresh.retain(|&key| R::from_key(R::of_ranked(key).0) > R::ZERO);
+                    found.below -= (spreads.len() - differing - (between - fresh.len())) as u64;
+                    found.between.append(&mut fresh);
+                }
+            };
+        let cuts = select::select_by(tensor, 1, push, count_all, ranks)?;
         match cuts[0].first() {
             Some(cut) if wanted(differing.into_inner()) > 0 => {
                 let (spread, order) = R::of_ranked(cut.key);

@@ -12,7 +12,7 @@ use crate::plan::expression::{Expression, Merge, StoredAt};
 use crate::plan::layout::lay_out;
 use crate::plan::outputs::{Output, Place, donor, leftmost};
 use crate::plan::plan::{Allowed, Job, Plan, Work};
-use crate::plan::recipe::{Extra, Missing, Model, ModelSource, Recipe, Step};
+use crate::plan::recipe::{Extra, Missing, Model, ModelSource, Recipe, Step, Tokenizer};
 use crate::plan::{
     Inputs, Options, compatibility, config, layers, memory, outputs, sidecars, vocabulary,
 };
@@ -24,6 +24,8 @@ struct Composer<'c> {
     recipe: &'c Recipe,
     inputs: &'c Inputs,
     donor: usize,
+    /// The input whose tokenizer the result carries.
+    tokenizer: usize,
     problems: Vec<Error>,
     allowed: Vec<Allowed>,
     warnings: Vec<String>,
@@ -40,17 +42,21 @@ pub(super) fn plan(recipe: &Recipe, inputs: Inputs, options: &Options) -> Result
         recipe,
         inputs: &inputs,
         donor,
+        tokenizer: donor,
         problems: Vec::new(),
         allowed: Vec::new(),
         warnings: recipe.warnings.clone(),
         layers: 0,
         strangers: BTreeSet::new(),
     };
+    composer.choose_tokenizer();
     composer.check_inputs();
     let (outputs, order) = outputs::of(recipe, &inputs, &mut composer.problems);
     let jobs = composer.jobs(&outputs);
     let donor = &inputs.checkpoints[donor];
-    let sidecars = sidecars::of(donor, &jobs, order.as_deref(), &mut composer.problems);
+    let tokenizer = &inputs.checkpoints[composer.tokenizer];
+    let donors = (donor, tokenizer);
+    let sidecars = sidecars::of(donors, &jobs, order.as_deref(), &mut composer.problems);
     let Composer { mut problems, allowed, warnings, .. } = composer;
     let tensors: Vec<_> =
         jobs.iter().map(|job| (job.name.clone(), job.dtype, job.shape.clone())).collect();
@@ -142,6 +148,21 @@ fn reading(jobs: &[Job], inputs: &Inputs) -> (u64, BTreeMap<u64, u64>, Vec<(usiz
 }
 
 impl Composer<'_> {
+    /// Decides whose tokenizer the result carries.
+    fn choose_tokenizer(&mut self) {
+        let Some(Tokenizer::Model(path)) = &self.recipe.tokenizer else { return };
+        let input = self.inputs.by_path.get(path).copied();
+        if let Some(input) = input.filter(|input| self.inputs.models.contains(input)) {
+            self.tokenizer = input;
+            self.problems.extend(vocabulary::too_many(self.inputs, input, self.donor));
+        } else {
+            let models = self.inputs.models.iter().map(|&input| self.inputs.labels[input].as_str());
+            let said = path.to_string_lossy();
+            let error = Error::unknown("model", &said, models.chain(["base", "union"]));
+            self.problems.push(error.at("tokenizer"));
+        }
+    }
+
     /// What concerns an input as a whole.
     fn check_inputs(&mut self) {
         for &input in &self.inputs.models {
@@ -157,14 +178,19 @@ impl Composer<'_> {
                 Ok(_) => {}
                 Err(error) => self.problems.push(error.branch(&self.inputs.labels[input])),
             }
-            if input == self.donor {
-                continue;
-            }
-            if let Some(error) = compatibility::stranger(self.inputs, input, self.donor) {
+            if input != self.donor
+                && let Some(error) = compatibility::stranger(self.inputs, input, self.donor)
+            {
                 self.strangers.insert(input);
                 self.problems.push(error);
             }
-            match vocabulary::compare(self.inputs, input, self.donor) {
+            if input == self.tokenizer {
+                continue;
+            }
+            if self.recipe.tokenizer == Some(Tokenizer::Union) {
+                self.problems.extend(vocabulary::missing(self.inputs, input, self.tokenizer));
+            }
+            match vocabulary::compare(self.inputs, input, self.tokenizer) {
                 Ok(Some(vocabulary::Found::Conflict(_))) if self.recipe.allow.vocabulary_rows => {
                     let branch = self.inputs.labels[input].clone();
                     self.allowed.push(Allowed { rule: "vocabulary", tensor: None, branch });

@@ -32,12 +32,25 @@ pub struct Recipe {
     pub seed: u64,
     /// What is let through.
     pub allow: Allow,
+    /// Whose tokenizer the result carries; the base's, or the first model's, where nothing is said.
+    pub tokenizer: Option<Tokenizer>,
     /// What is asked of the whole model before any tensor is fitted, those of inner merges first.
     pub surveys: Vec<Question>,
     /// What inner merges are rounded to, as if they had been written.
     pub round_intermediate: Option<Dtype>,
     /// What was said and does nothing.
     pub warnings: Vec<String>,
+}
+
+/// Whose tokenizer a result carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tokenizer {
+    /// The base's, or the first model's.
+    Base,
+    /// One with the tokens of all.
+    Union,
+    /// A model's.
+    Model(PathBuf),
 }
 
 /// What is said of some of a model's tensors.
@@ -177,9 +190,18 @@ const STEP_KEYS: [&str; 6] =
 /// Keys that say the same of some layers or modules.
 const PART_KEYS: [&str; 2] = ["slices", "modules"];
 /// Keys of the outermost merge alone.
-const ROOT_KEYS: [&str; 6] = ["dtype", "out_dtype", "seed", "allow", "round_intermediate", "rules"];
+const ROOT_KEYS: [&str; 8] = [
+    "dtype",
+    "out_dtype",
+    "seed",
+    "allow",
+    "round_intermediate",
+    "rules",
+    "tokenizer",
+    "tokenizer_source",
+];
 /// mergekit's keys that are not understood yet.
-const NOT_YET: [&str; 4] = ["tokenizer", "tokenizer_source", "chat_template", "rename"];
+const NOT_YET: [&str; 2] = ["chat_template", "rename"];
 /// Keys that do nothing in mergekit either.
 const DEAD: [&str; 5] =
     ["int8_mask", "residual_weight", "normalize", "name", "allow_negative_weights"];
@@ -215,13 +237,23 @@ impl Recipe {
         let dtype = reading.dtype(map, "out_dtype").or(dtype);
         let seed = reading.seed(map);
         let allow = reading.allow(map);
+        let tokenizer = reading.tokenizer(map);
         let round_intermediate = reading.dtype(map, "round_intermediate");
         let Reading { mut problems, mut warnings, surveys, .. } = reading;
         match parts {
             Some(parts) if problems.is_empty() => {
                 let mut told = BTreeSet::new();
                 warnings.retain(|warning| told.insert(warning.clone()));
-                Ok(Self { parts, dtype, seed, allow, surveys, round_intermediate, warnings })
+                Ok(Self {
+                    parts,
+                    dtype,
+                    seed,
+                    allow,
+                    tokenizer,
+                    surveys,
+                    round_intermediate,
+                    warnings,
+                })
             }
             _ => {
                 // What all slices share is read for each of them.
@@ -366,6 +398,52 @@ impl Reading {
             self.problem(key, error);
         }
         found
+    }
+
+    /// Whose tokenizer is carried, said in either of two ways.
+    fn tokenizer(&mut self, map: &Map<String, Value>) -> Option<Tokenizer> {
+        let said = |key: &str| map.get(key).filter(|said| !said.is_null());
+        let (source, place) = match (said("tokenizer_source"), said("tokenizer")) {
+            (Some(_), Some(_)) => {
+                let what = "`tokenizer` and `tokenizer_source` say the same";
+                self.problem("tokenizer_source", Error::recipe_with_hint(what, "give one of them"));
+                return None;
+            }
+            (Some(source), None) => (source, "tokenizer_source"),
+            (None, Some(Value::Object(said))) => {
+                const KEYS: [&str; 3] = ["source", "tokens", "pad_to_multiple_of"];
+                for key in said.keys() {
+                    let place = inside("tokenizer", key);
+                    if !KEYS.contains(&key.as_str()) {
+                        self.problem(&place, Error::unknown("key", key, KEYS));
+                    } else if key != "source" {
+                        self.problem(&place, not_yet(&format!("`{key}` of a tokenizer")));
+                    }
+                }
+                match said.get("source").filter(|said| !said.is_null()) {
+                    Some(source) => (source, "tokenizer.source"),
+                    None => return Some(Tokenizer::Union),
+                }
+            }
+            (None, Some(other)) => {
+                let expected = "`{source: base}`, `union` or a model";
+                self.problem("tokenizer", Error::value("tokenizer", show(other), expected));
+                return None;
+            }
+            (None, None) => return None,
+        };
+        match source.as_str().map(|word| word.strip_prefix("model:").unwrap_or(word)) {
+            Some("base") => Some(Tokenizer::Base),
+            Some("union") => Some(Tokenizer::Union),
+            Some(path) if !path.is_empty() && !path.contains('\0') => {
+                Some(Tokenizer::Model(PathBuf::from(path)))
+            }
+            _ => {
+                let expected = "`base`, `union` or a model";
+                self.problem(place, Error::value("tokenizer", show(source), expected));
+                None
+            }
+        }
     }
 
     fn seed(&mut self, map: &Map<String, Value>) -> u64 {

@@ -11,6 +11,9 @@ use crate::read::json;
 const TOKENIZER: &str = "tokenizer.json";
 /// The largest tokenizer that is compared.
 const CAP: u64 = 100_000_000;
+/// Ends of the names of the matrix with a row a token.
+const EMBEDDINGS: [&str; 4] =
+    ["embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight"];
 /// Tokens that a message names.
 const NAMED: usize = 3;
 
@@ -73,6 +76,47 @@ pub(super) fn compare(inputs: &Inputs, input: usize, donor: usize) -> Result<Opt
         format!("the result carries the tokenizer of `{donor}`; that of `{label}` has {what}")
     };
     Ok((!what.is_empty()).then(|| Found::Warning(text())))
+}
+
+/// That a union would have tokens of an input that are not in the one that is carried.
+pub(super) fn missing(inputs: &Inputs, input: usize, carried: usize) -> Option<Error> {
+    let (own, theirs) = (read(inputs, input)?, read(inputs, carried)?);
+    let has: BTreeSet<&String> = theirs.tokens.values().collect();
+    let more: Vec<&String> = own.tokens.values().filter(|token| !has.contains(token)).collect();
+    let named: Vec<String> =
+        more.iter().take(NAMED).map(|token| format!("`{}`", shown(token))).collect();
+    if more.is_empty() {
+        return None;
+    }
+    let what = format!(
+        "it has {} tokens that `{}` lacks, such as {}: a union of tokenizers is not understood yet",
+        more.len(),
+        inputs.labels[carried],
+        named.join(", ")
+    );
+    let hint = "`tokenizer_source: base` carries the base's tokenizer";
+    Some(Error::recipe_with_hint(what, hint).branch(&inputs.labels[input]))
+}
+
+/// That a tokenizer has tokens for which the embeddings of the result have no rows.
+pub(super) fn too_many(inputs: &Inputs, input: usize, donor: usize) -> Option<Error> {
+    let last = *read(inputs, input)?.tokens.keys().last()?;
+    let tensors = &inputs.checkpoints[donor].tensors;
+    let embeddings =
+        tensors.iter().find(|(name, _)| EMBEDDINGS.iter().any(|part| name.ends_with(part)));
+    let rows = *embeddings?.1.shape.first()?;
+    if last < rows {
+        return None;
+    }
+    let what = format!(
+        "its tokenizer has a token at {last}, and the embeddings of `{}` have {rows} rows",
+        inputs.labels[donor]
+    );
+    Some(Error::recipe(what).branch(&inputs.labels[input]))
+}
+
+fn read(inputs: &Inputs, input: usize) -> Option<Tokenizer> {
+    Tokenizer::read(&inputs.checkpoints[input].small(TOKENIZER, CAP).ok()??)
 }
 
 /// A `tokenizer.json`.

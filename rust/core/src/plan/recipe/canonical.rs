@@ -4,7 +4,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{Allow, BESIDE, Extra, Missing, Model, ModelSource, Part, Recipe, Step, settings};
+use super::{
+    Allow, BESIDE, Extra, Missing, Model, ModelSource, Part, Recipe, Step, Tokenizer, settings,
+};
 
 impl Recipe {
     /// The recipe in full; `label` gives what a checkpoint is called.
@@ -26,6 +28,14 @@ impl Recipe {
         if let Some(dtype) = self.round_intermediate {
             let name = dtype.config_name().unwrap_or(dtype.name());
             said.insert("round_intermediate".into(), name.into());
+        }
+        if let Some(tokenizer) = &self.tokenizer {
+            let word = match tokenizer {
+                Tokenizer::Base => "base".into(),
+                Tokenizer::Union => "union".into(),
+                Tokenizer::Model(path) => label(path),
+            };
+            said.insert("tokenizer_source".into(), word.into());
         }
         said.insert("seed".into(), self.seed.into());
         Value::Object(said)
