@@ -1,10 +1,10 @@
 //! From a recipe and open checkpoints to the plan: what every output tensor is made of, and every reason why it cannot be.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::fit::method::Bits;
 use crate::methods;
 use crate::parallel::{Team, machine};
@@ -14,19 +14,19 @@ use crate::plan::outputs::{Output, Place, donor, leftmost};
 use crate::plan::plan::{Allowed, Job, Plan, Work};
 use crate::plan::recipe::{Extra, Missing, Model, ModelSource, Recipe, Step, Tokenizer};
 use crate::plan::{
-    Inputs, Options, compatibility, config, layers, memory, outputs, sidecars, vocabulary,
+    Inputs, Options, compatibility, config, layers, memory, outputs, reading, sidecars, vocabulary,
 };
 use crate::read::dtype::Dtype;
 use crate::read::header::Stored;
 
 /// A plan being made.
-struct Composer<'c> {
+pub(super) struct Composer<'c> {
     recipe: &'c Recipe,
-    inputs: &'c Inputs,
+    pub(super) inputs: &'c Inputs,
     donor: usize,
     /// The input whose tokenizer the result carries.
     tokenizer: usize,
-    problems: Vec<Error>,
+    pub(super) problems: Vec<Error>,
     allowed: Vec<Allowed>,
     warnings: Vec<String>,
     /// How many layers the result has.
@@ -78,7 +78,7 @@ pub(super) fn plan(recipe: &Recipe, inputs: Inputs, options: &Options) -> Result
     if jobs.iter().any(|job| job.bits() == Bits::Machine) {
         canonical["machine"] = machine().into();
     }
-    let (read_bytes, passes, unread) = reading(&jobs, &inputs);
+    let (read_bytes, passes, unread) = reading::of(&jobs, &inputs);
     let small = sidecars::size(&sidecars).map_err(|error| vec![error])?;
     let write_bytes = layout.files.iter().map(|file| file.bytes).sum::<u64>() + small;
     Ok(Plan {
@@ -109,42 +109,6 @@ pub(super) fn plan(recipe: &Recipe, inputs: Inputs, options: &Options) -> Result
         checkpoints: inputs.checkpoints,
         labels: inputs.labels,
     })
-}
-
-/// Bytes to read, how many tensors are read how often, and the input tensors that no job reads.
-fn reading(jobs: &[Job], inputs: &Inputs) -> (u64, BTreeMap<u64, u64>, Vec<(usize, String)>) {
-    let bytes_of = |input: usize, tensor: &str| {
-        let range = &inputs.checkpoints[input].tensors[tensor].range;
-        range.end - range.start
-    };
-    let mut bytes = 0u64;
-    let mut passes = BTreeMap::new();
-    let mut read: BTreeSet<(usize, &str)> = BTreeSet::new();
-    for job in jobs {
-        let mut most = 1;
-        for (at, times) in job.reads() {
-            bytes = bytes.saturating_add(bytes_of(at.input, &at.tensor).saturating_mul(times));
-            most = most.max(times);
-            let stored = inputs.checkpoints[at.input].tensors.get_key_value(&*at.tensor);
-            read.extend(stored.map(|(name, _)| (at.input, name.as_str())));
-        }
-        *passes.entry(most).or_insert(0) += 1;
-    }
-    let all = inputs.checkpoints.iter().enumerate();
-    let all = all
-        .flat_map(|(input, checkpoint)| checkpoint.tensors.keys().map(move |name| (input, name)));
-    let unread: Vec<(usize, String)> = all
-        .filter(|(input, name)| !read.contains(&(*input, name.as_str())))
-        .map(|(input, name)| (input, name.clone()))
-        .collect();
-    bytes += unread.iter().map(|(input, tensor)| bytes_of(*input, tensor)).sum::<u64>();
-    for checkpoint in &inputs.checkpoints {
-        let tensors: u64 =
-            checkpoint.tensors.values().map(|stored| stored.range.end - stored.range.start).sum();
-        let files: u64 = checkpoint.files.iter().map(super::super::read::source::Source::len).sum();
-        bytes += files - tensors;
-    }
-    (bytes, passes, unread)
 }
 
 impl Composer<'_> {
@@ -407,88 +371,8 @@ impl Composer<'_> {
         })))
     }
 
-    /// The importances of a tensor's elements in the branches that are present: none where none are said.
-    fn importance(
-        &mut self,
-        step: &Step,
-        place: &Place,
-        present: &[usize],
-    ) -> Option<Vec<StoredAt>> {
-        let wanted = self.reference(place).shape.clone();
-        let fits = |stored: &Stored| stored.shape == wanted;
-        let expected = format!("{wanted:?} as the tensor itself");
-        self.beside(
-            (&step.importance, step),
-            place,
-            present,
-            "importance",
-            (&fits, &expected),
-            true,
-        )
-    }
-
-    /// The Gram matrices of what a tensor is multiplied with, in the branches that are present: none where none are said, or
-    /// no file has one.
-    fn grams(&mut self, step: &Step, place: &Place, present: &[usize]) -> Option<Vec<StoredAt>> {
-        let shape = self.reference(place).shape.clone();
-        let row = shape.last().copied().unwrap_or(1);
-        let wanted = if shape.len() == 1 { vec![row] } else { vec![row, row] };
-        let fits = |stored: &Stored| stored.shape == wanted;
-        let expected = format!("{wanted:?}, its inputs by its inputs");
-        self.beside((&step.grams, step), place, present, "Gram matrix", (&fits, &expected), false)
-    }
-
-    /// The tensors of that name in files beside the branches; none where something is wrong, which is noted.
-    fn beside(
-        &mut self,
-        (files, step): (&[PathBuf], &Step),
-        place: &Place,
-        present: &[usize],
-        what: &'static str,
-        (fits, expected): (&dyn Fn(&Stored) -> bool, &str),
-        needed: bool,
-    ) -> Option<Vec<StoredAt>> {
-        if files.is_empty() {
-            return Some(Vec::new());
-        }
-        let mut found = Vec::new();
-        let mut wrong = Vec::new();
-        for &branch in present {
-            let input = self.inputs.by_path[&files[branch]];
-            let name = place.in_model(&step.branches[branch]);
-            let stored = self.inputs.checkpoints[input].tensors.get(&*name);
-            if let Some(stored) = stored.filter(|stored| stored.dtype.is_float() && fits(stored)) {
-                let _ = stored;
-                found.push(StoredAt { input, tensor: name });
-                continue;
-            }
-            let there = stored.map(|stored| format!("{} {:?}", stored.dtype.name(), stored.shape));
-            let kind = Kind::Mismatch {
-                what: if there.is_some() {
-                    "what its file says does not fit"
-                } else {
-                    "its file lacks the tensor"
-                },
-                found: there.clone().unwrap_or_else(|| "none".into()),
-                expected: format!("a {what} of {expected}"),
-                allow: None,
-            };
-            wrong.push((
-                there.is_some(),
-                Error::from(kind).tensor(&*name).branch(&self.inputs.labels[input]),
-            ));
-        }
-        // What no file has may be what none can have.
-        if !needed && found.is_empty() && wrong.iter().all(|(there, _)| !there) {
-            return Some(Vec::new());
-        }
-        let fine = wrong.is_empty();
-        self.problems.extend(wrong.into_iter().map(|(_, error)| error));
-        fine.then_some(found)
-    }
-
     /// The tensor that those of the models are compared with.
-    fn reference(&self, place: &Place) -> &'_ Stored {
+    pub(super) fn reference(&self, place: &Place) -> &'_ Stored {
         &self.inputs.checkpoints[place.reference.0].tensors[&*place.reference.1]
     }
 

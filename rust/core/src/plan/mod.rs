@@ -1,7 +1,9 @@
-//! Everything decided about a merge before a tensor is read: what was said (`recipe`), what each output tensor is made of
-//! (`expression`, `compose`), whether the models fit together (`compatibility`, `vocabulary`), which layer a tensor is of (`layers`), where every byte will lie
-//! (`layout`), which small files come along (`sidecars`), and what it takes (`memory`).
+//! Everything decided about a merge before a tensor is read: what was said (`recipe`), which tensors there will be (`outputs`, by
+//! their `layers`) and what each is made of (`expression`, `compose`, `beside`), whether the models fit together
+//! (`compatibility`, `vocabulary`), where every byte will lie (`layout`), which small files come along (`sidecars`, `config`),
+//! and what it takes (`reading`, `memory`).
 
+mod beside;
 mod compatibility;
 mod compose;
 mod config;
@@ -15,6 +17,7 @@ mod memory;
 mod outputs;
 #[expect(clippy::module_inception, reason = "the room's main word")]
 pub mod plan;
+mod reading;
 pub mod recipe;
 mod sidecars;
 mod vocabulary;

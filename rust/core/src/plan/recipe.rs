@@ -1,9 +1,12 @@
 //! What the user said: mergekit's recipe language, read strictly, every problem told at once with its place.
 //!
-//! No file is touched here. Words first (this file and `step`, `values`), decisions after (`plan`).
+//! No file is touched here. Words first (this file: keys of the whole; `parts`: slices and modules; `step`: one merge; `models`,
+//! `rules`, `values`: what it is made of; `settings`: values for some tensors), decisions after (`plan`).
 
 mod canonical;
+mod models;
 mod parts;
+mod rules;
 pub mod settings;
 mod step;
 mod values;

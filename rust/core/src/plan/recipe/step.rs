@@ -1,38 +1,19 @@
 //! One merge of a recipe: its method, its models, which of them is the base, and folds.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::models::{Listed, same};
 use super::settings::Settings;
 use super::values::{Level, Shared};
-use super::{
-    BESIDE, DEEPEST, Lines, MOST_MODELS, Model, ModelSource, Reading, Rule, Step, inside, kind,
-    not_yet, show,
-};
+use super::{DEEPEST, Lines, Model, ModelSource, Reading, Step, inside, show};
 use crate::error::{Error, shown};
 use crate::fit::method::{AnyMethod, Base};
 use crate::fit::parameters::Per;
 use crate::fit::parameters::Value::Choice;
 use crate::fit::survey::{Balance, Question};
 use crate::methods;
-
-/// A model as it is listed.
-struct Listed<'v> {
-    model: Model,
-    parameters: Option<&'v Map<String, Value>>,
-    at: String,
-    /// The files that say something of it, in the order of [`BESIDE`].
-    beside: [Option<PathBuf>; 2],
-    /// How many of its layers are meant; none for all.
-    layers: Option<u64>,
-}
-
-/// The keys of a listed model.
-const KEYS: [&str; 4] = ["model", "parameters", "importance", "grams"];
-/// The key of those that are listed in a slice.
-const RANGE: &str = "layer_range";
 
 /// Where the words of a merge stand.
 pub(super) struct Frame<'v> {
@@ -154,7 +135,7 @@ impl Reading {
     }
 
     /// The question where branches are cut, for a method that cuts them over the whole model.
-    fn cuts(
+    pub(super) fn cuts(
         &mut self,
         method: &'static dyn AnyMethod,
         parameters: &Settings,
@@ -172,89 +153,11 @@ impl Reading {
         None
     }
 
-    /// Other merges of the same models for some tensors.
-    fn rules(&mut self, map: &Map<String, Value>, step: &Step) -> Vec<Rule> {
-        let said = match map.get("rules") {
-            None | Some(Value::Null) => return Vec::new(),
-            Some(Value::Array(said)) => said,
-            Some(other) => {
-                let expected = "a list of `{filter: …, merge_method: …}`";
-                self.problem("rules", Error::value("rules", kind(other), expected));
-                return Vec::new();
-            }
-        };
-        let rule = |(i, said): (usize, &Value)| self.rule(said, &format!("rules[{i}]"), step);
-        said.iter().enumerate().filter_map(rule).collect()
-    }
-
-    fn rule(&mut self, said: &Value, at: &str, step: &Step) -> Option<Rule> {
-        const KEYS: [&str; 3] = ["filter", "merge_method", "parameters"];
-        let Value::Object(map) = said else {
-            let expected = "`{filter: …, merge_method: …}`";
-            self.problem(at, Error::value("rules", kind(said), expected));
-            return None;
-        };
-        for key in map.keys().filter(|key| !KEYS.contains(&key.as_str())) {
-            self.problem(&inside(at, key), Error::unknown("key", key, KEYS));
-        }
-        let filter = self.filter(map.get("filter"), at);
-        let method = self.method(map, at)?;
-        let (base, branches) = self.models_of_rule(method, at, step)?;
-        let spec = method.spec();
-        if branches.len() < spec.fewest || spec.most.is_some_and(|most| branches.len() > most) {
-            let what = format!("`{}` does not take {} models", spec.name, branches.len());
-            self.problem(at, Error::recipe(what));
-            return None;
-        }
-        let levels = [(inside(at, "parameters"), map.get("parameters"))];
-        let own = vec![(at.to_owned(), None); branches.len()];
-        let parameters =
-            self.parameters(method, &Shared { levels: &levels, found: false }, &own, false)?;
-        let cuts = self.cuts(method, &parameters, at);
-        let surveys = cuts.into_iter().map(|question| self.ask(question)).collect();
-        let step = Step {
-            at: at.to_owned(),
-            method,
-            base,
-            branches,
-            donor: 0,
-            parameters,
-            rules: Vec::new(),
-            lines: None,
-            auto_weight: None,
-            surveys,
-            importance: Vec::new(),
-            grams: Vec::new(),
-        };
-        Some(Rule { at: inside(at, "filter"), filter: filter?, step })
-    }
-
-    /// The base and the branches of a rule's merge: those of the merge around it, as its method takes them.
-    fn models_of_rule(
+    pub(super) fn method(
         &mut self,
-        method: &'static dyn AnyMethod,
+        map: &Map<String, Value>,
         at: &str,
-        step: &Step,
-    ) -> Option<(Option<Model>, Vec<Model>)> {
-        let spec = method.spec();
-        let (base, branches) = (step.base.clone(), step.branches.clone());
-        match spec.base {
-            Base::None if spec.most == Some(1) => {
-                // What is to pass through is the base's, or the first model's.
-                Some((None, vec![base.unwrap_or_else(|| branches[step.donor].clone())]))
-            }
-            Base::None => Some((None, branches)),
-            Base::Optional => Some((base, branches)),
-            Base::Required | Base::First if base.is_some() => Some((base, branches)),
-            _ => {
-                let what = format!("`{}` needs a base, and `base_model` is missing", spec.name);
-                self.problem(at, Error::recipe_with_hint(what, "add `base_model: PATH`"));
-                None
-            }
-        }
-    }
-
-    fn method(&mut self, map: &Map<String, Value>, at: &str) -> Option<&'static dyn AnyMethod> {
+    ) -> Option<&'static dyn AnyMethod> {
         let place = inside(at, "merge_method");
         match map.get("merge_method") {
             Some(Value::String(name)) => {
@@ -282,103 +185,6 @@ impl Reading {
         }
     }
 
-    fn models<'v>(&mut self, frame: &Frame<'v>) -> Option<Vec<Listed<'v>>> {
-        let (map, at, key) = &frame.models;
-        let place = inside(at, key);
-        let entries = match map.get(*key) {
-            Some(Value::Array(entries)) if !entries.is_empty() => entries,
-            Some(Value::Array(_) | Value::Null) | None => {
-                let what = format!("`{key}` lists no model");
-                self.problem(if map.contains_key(*key) { &place } else { at }, Error::recipe(what));
-                return None;
-            }
-            Some(other) => {
-                let error = Error::value(*key, kind(other), "a list of `model: PATH` entries");
-                self.problem(&place, error);
-                return None;
-            }
-        };
-        let mut listed = Vec::new();
-        for (i, entry) in entries.iter().enumerate() {
-            listed.push(self.entry(entry, &format!("{place}[{i}]"), frame));
-        }
-        listed.into_iter().collect()
-    }
-
-    fn entry<'v>(&mut self, entry: &'v Value, at: &str, frame: &Frame<'_>) -> Option<Listed<'v>> {
-        let ranges = frame.models.2 == "sources";
-        let Value::Object(map) = entry else {
-            self.problem(
-                at,
-                Error::recipe(format!("a model is {}, expected `model: PATH`", kind(entry))),
-            );
-            return None;
-        };
-        let known = KEYS.into_iter().chain(ranges.then_some(RANGE));
-        for key in map.keys().filter(|key| !known.clone().any(|known| known == key.as_str())) {
-            self.problem(&inside(at, key), Error::unknown("key", key, known.clone()));
-        }
-        let range = self.range(map.get(RANGE).filter(|_| ranges), at);
-        let beside = BESIDE.map(|key| self.file(map, key, at));
-        let parameters = match map.get("parameters") {
-            None | Some(Value::Null) => None,
-            Some(Value::Object(parameters)) => Some(parameters),
-            Some(other) => {
-                let error = Error::value("parameters", kind(other), "names and values");
-                self.problem(&inside(at, "parameters"), error);
-                None
-            }
-        };
-        let Some(said) = map.get("model") else {
-            self.problem(at, Error::recipe("`model` is missing"));
-            return None;
-        };
-        let mut model = self.model(said, &inside(at, "model"), frame.depth)?;
-        model.first_layer = range.map(|[first, _]| first);
-        let layers = range.map(|[first, end]| end - first);
-        Some(Listed { model, parameters, at: inside(at, "parameters"), beside, layers })
-    }
-
-    /// A range of layers, where one is said.
-    fn range(&mut self, said: Option<&Value>, at: &str) -> Option<[u64; 2]> {
-        let said = said.filter(|said| !said.is_null())?;
-        let ends: Vec<u64> =
-            said.as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
-        let count = said.as_array().map_or(0, Vec::len);
-        match ends[..] {
-            [first, end] if count == 2 && first < end => Some([first, end]),
-            _ => {
-                let expected = "[first, end], the end not included";
-                self.problem(&inside(at, RANGE), Error::value(RANGE, show(said), expected));
-                None
-            }
-        }
-    }
-
-    /// A file that a key names, where it is there.
-    fn file(&mut self, map: &Map<String, Value>, key: &str, at: &str) -> Option<PathBuf> {
-        let said = map.get(key).filter(|said| !said.is_null())?;
-        let path = said.as_str().filter(|path| !path.is_empty() && !path.contains('\0'));
-        if path.is_none() {
-            self.problem(&inside(at, key), Error::value(key, show(said), "a safetensors file"));
-        }
-        path.map(PathBuf::from)
-    }
-
-    /// The files beside the branches that a key names: of all of them, or of none.
-    fn beside(&mut self, listed: &[Listed<'_>], key: usize) -> Vec<PathBuf> {
-        let files: Vec<PathBuf> = listed.iter().filter_map(|one| one.beside[key].clone()).collect();
-        let without = listed.iter().find(|one| one.beside[key].is_none());
-        if let Some(without) = without.filter(|_| !files.is_empty()) {
-            let name = BESIDE[key];
-            let what = format!("`{name}` is said of other models and not of this one");
-            let hint = format!("give `{name}: FILE` beside every model but the base");
-            self.problem(&without.model.at, Error::recipe_with_hint(what, hint));
-            return Vec::new();
-        }
-        files
-    }
-
     /// Whether what stands beside the models is what the method takes.
     fn check_beside(
         &mut self,
@@ -404,36 +210,6 @@ impl Reading {
         }
     }
 
-    fn model(&mut self, said: &Value, at: &str, depth: usize) -> Option<Model> {
-        self.models += 1;
-        if self.models > MOST_MODELS {
-            if self.models == MOST_MODELS + 1 {
-                self.problem(at, Error::recipe(format!("more than {MOST_MODELS} models")));
-            }
-            return None;
-        }
-        let source = match said {
-            Value::String(path) if !path.is_empty() && !path.contains('\0') => {
-                ModelSource::Checkpoint(PathBuf::from(path))
-            }
-            Value::Object(map)
-                if map.contains_key("model") && !map.contains_key("merge_method") =>
-            {
-                self.problem(at, not_yet("a model written as a mapping of mergekit"));
-                return None;
-            }
-            Value::Object(map) => ModelSource::Step(Arc::new(self.step(map, at, depth + 1)?)),
-            other => {
-                self.problem(
-                    at,
-                    Error::value("model", show(other), "a path, or a recipe in its place"),
-                );
-                return None;
-            }
-        };
-        Some(Model { at: at.to_owned(), source, first_layer: None })
-    }
-
     /// The factors over the layers, where a merge has some.
     fn lines(&mut self, map: &Map<String, Value>, at: &str, has_base: bool) -> Option<Lines> {
         let said = map.get("lines").filter(|said| !said.is_null())?;
@@ -457,7 +233,7 @@ impl Reading {
     }
 
     /// The number of a question to the whole model.
-    fn ask(&mut self, question: Question) -> usize {
+    pub(super) fn ask(&mut self, question: Question) -> usize {
         self.surveys.push(question);
         self.surveys.len() - 1
     }
@@ -550,18 +326,6 @@ impl Reading {
         }
     }
 
-    fn repeated(&mut self, listed: &[Listed<'_>]) {
-        for (i, one) in listed.iter().enumerate() {
-            let twice = |other: &&Listed<'_>| {
-                same(&other.model, &one.model) && other.model.first_layer == one.model.first_layer
-            };
-            if let Some(first) = listed[..i].iter().find(twice) {
-                let what = format!("the same model is listed twice, first at `{}`", first.model.at);
-                self.problem(&one.model.at, Error::recipe(what));
-            }
-        }
-    }
-
     /// Checks how many branches there are; tells whether they are folded.
     fn count(
         &mut self,
@@ -601,20 +365,6 @@ impl Reading {
         );
         self.problem(&place, Error::recipe(what));
         None
-    }
-
-    /// How many layers the sources of a slice are meant with; none for all.
-    pub(super) fn layers_of(map: &Map<String, Value>) -> Option<u64> {
-        let first = map.get("sources")?.get(0)?.get(RANGE)?;
-        first.get(1)?.as_u64()?.checked_sub(first.get(0)?.as_u64()?)
-    }
-}
-
-/// Whether two models are the same checkpoint by their words.
-fn same(one: &Model, other: &Model) -> bool {
-    match (&one.source, &other.source) {
-        (ModelSource::Checkpoint(one), ModelSource::Checkpoint(other)) => one == other,
-        _ => false,
     }
 }
 
