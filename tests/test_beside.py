@@ -210,3 +210,14 @@ def test_one_branch_alone_cannot_have_a_file(tmp_path: Path, models: tuple[Tenso
     recipe = {"merge_method": "linear", "models": [first, {"model": str(tmp_path / "b")}], "parameters": {"weight": 1}}
     with pytest.raises(bm.RecipeError, match="of other models and not of this one"):
         bm.merge(recipe, out=tmp_path / "out")
+
+
+def test_files_that_say_nothing_of_the_model_are_told(tmp_path: Path, models: tuple[Tensors, list[Tensors]]) -> None:
+    base, branches = models
+    grams = gram_files(tmp_path)
+    others = [{f"language.{name}": one for name, one in tensors.items()} for tensors in grams]
+    with pytest.raises(bm.RecipeError, match="none of its tensors is of any use here"):
+        bm.fuse_tensors(branches, base=base, method="regmean", grams=others)
+    more = [{**grams[0], "more": np.ones((3, 3), np.float32)}, grams[1]]
+    with pytest.warns(UserWarning, match="1 tensors of `grams 0` are of no use here, such as `more`"):
+        bm.fuse_tensors(branches, base=base, method="regmean", grams=more)

@@ -56,7 +56,7 @@ def test_problems_in_python(models: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "wrong.yml:2: " in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["chat_template", "rename"])
+@pytest.mark.parametrize("key", ["chat_template"])
 def test_what_is_not_understood_yet_is_refused_by_name(models: Path, key: str) -> None:
     (models / "r.yml").write_text(f"merge_method: arcee\nmodels: [{{model: a}}, {{model: b}}]\n{key}: x\n")
     said = program.run("plan", "r.yml", cwd=models)

@@ -297,3 +297,41 @@ def test_no_branch_besides_the_base_is_the_base(models: Path) -> None:
     assert "no model is left besides the base" in result.warnings[0]
     base, found = checkpoints.read(Path("base")), checkpoints.read(Path("out"))
     assert all(base[name].tobytes() == found[name].tobytes() for name in SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "plain"),
+    [("module.", ""), ("_orig_mod.", ""), ("base_model.model.", ""), ("model.language_model.", "model.")],
+)
+@pytest.mark.parametrize("wrapped", ["base", "a"])
+def test_wrappers_of_one_model_are_seen_through(models: Path, wrapper: str, plain: str, wrapped: str) -> None:
+    right = merged(deltas(a=0.5, b=0.5))
+
+    def name(said: str) -> str:
+        return wrapper + said[len(plain) :] if said.startswith(plain) else said
+
+    tensors = {name(key): tensor for key, tensor in checkpoints.read(models / wrapped).items()}
+    checkpoints.write(models / wrapped, tensors, config=CONFIG)
+    result = bm.merge(deltas(a=0.5, b=0.5), out="wrapped")
+    found = checkpoints.read(Path("wrapped"))
+    names = [name(key) if wrapped == "base" else key for key in right]
+    assert sorted(found) == sorted(names)
+    assert all(found[new].tobytes() == right[key].tobytes() for new, key in zip(names, right, strict=True))
+    done = "left out" if wrapped == "a" else "put before"
+    assert all(f"the wrapper `{wrapper}` is {done}" in warning for warning in result.warnings)
+    assert len(result.warnings) == (1 if wrapped == "a" else 2)
+
+
+def test_prefixes_are_renamed(models: Path) -> None:
+    right = merged(deltas(a=0.5, b=0.5))
+    tensors = {key.replace("model.", "decoder.", 1): one for key, one in checkpoints.read(models / "a").items()}
+    checkpoints.write(models / "a", tensors, config=CONFIG)
+    found = merged({**deltas(a=0.5, b=0.5), "rename": {"from": "decoder.", "to": "model."}})
+    assert all(found[name].tobytes() == right[name].tobytes() for name in right)
+    for rename, message in (
+        ([{"from": "encoder.", "to": "model."}], "no tensor's name begins with `encoder.`"),
+        ({"from": "encoder."}, "expected `{from: PREFIX, to: PREFIX}`"),
+        ([{"from": "lm_head.weight", "to": "model.norm.weight"}], "two of its tensors would have this name"),
+    ):
+        with pytest.raises(bm.RecipeError, match=message):
+            merged({**deltas(a=0.5, b=0.5), "rename": rename})

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, shown};
+use crate::plan::Inputs;
 use crate::plan::compose::Composer;
 use crate::plan::expression::StoredAt;
 use crate::plan::outputs::Place;
@@ -93,5 +94,31 @@ impl Composer<'_> {
         let fine = wrong.is_empty();
         self.problems.extend(wrong.into_iter().map(|(_, error)| error));
         fine.then_some(found)
+    }
+}
+
+/// Tells of files beside the models whose tensors are `unread`: a problem where all of them are, as their names are others.
+pub(super) fn check_used(
+    inputs: &Inputs,
+    unread: &[(usize, String)],
+    problems: &mut Vec<Error>,
+    warnings: &mut Vec<String>,
+) {
+    let beside = (0..inputs.checkpoints.len()).filter(|input| !inputs.models.contains(input));
+    for input in beside {
+        let left: Vec<&String> =
+            unread.iter().filter(|(of, _)| *of == input).map(|(_, name)| name).collect();
+        let (Some(first), label) = (left.first(), &inputs.labels[input]) else { continue };
+        if left.len() == inputs.checkpoints[input].tensors.len() {
+            let what =
+                format!("none of its tensors is of any use here, such as `{}`", shown(first));
+            let hint = "they have the names of the model's own tensors";
+            problems.push(Error::recipe_with_hint(what, hint).branch(label));
+        } else {
+            let (count, label, first) = (left.len(), shown(label), shown(first));
+            warnings.push(format!(
+                "{count} tensors of `{label}` are of no use here, such as `{first}`"
+            ));
+        }
     }
 }

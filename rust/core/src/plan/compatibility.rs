@@ -6,8 +6,6 @@ use crate::plan::plan::Allowed;
 use crate::plan::recipe::Allow;
 use crate::read::header::Stored;
 
-/// Wrappers that training leaves around names.
-const WRAPPERS: [&str; 4] = ["module.", "_orig_mod.", "base_model.model.", "model.language_model."];
 /// Parts of the names of matrices with a row a token.
 const EMBEDDINGS: [&str; 6] =
     ["embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out"];
@@ -121,17 +119,7 @@ pub(super) fn stranger(inputs: &Inputs, input: usize, donor: usize) -> Option<Er
     let what = format!(
         "it has no tensor of `{donor}`: its first is `{first}`, the first there `{wanted}`"
     );
-    let wrapped = WRAPPERS.iter().find(|wrapper| {
-        let bare = |name: &String| {
-            name.strip_prefix(**wrapper).is_some_and(|bare| theirs.contains_key(bare))
-        };
-        let wraps = |name: &String| own.contains_key(&format!("{wrapper}{name}"));
-        own.keys().all(bare) || theirs.keys().all(wraps)
-    });
-    let hint = match wrapped {
-        Some(wrapper) => format!("its names carry the wrapper `{wrapper}`; save it without"),
-        None => "is it of another architecture?".into(),
-    };
+    let hint = "is it of another architecture? `rename` exchanges prefixes of names";
     Some(Error::recipe_with_hint(what, hint).branch(label))
 }
 

@@ -14,7 +14,8 @@ use crate::plan::outputs::{Output, Place, donor, leftmost};
 use crate::plan::plan::{Allowed, Job, Plan, Work};
 use crate::plan::recipe::{Extra, Missing, Model, ModelSource, Recipe, Step, Tokenizer};
 use crate::plan::{
-    Inputs, Options, compatibility, config, layers, memory, outputs, reading, sidecars, vocabulary,
+    Inputs, Options, beside, compatibility, config, layers, memory, names, outputs, reading,
+    sidecars, vocabulary,
 };
 use crate::read::dtype::Dtype;
 use crate::read::header::Stored;
@@ -36,16 +37,23 @@ pub(super) struct Composer<'c> {
 }
 
 /// Makes the plan.
-pub(super) fn plan(recipe: &Recipe, inputs: Inputs, options: &Options) -> Result<Plan, Vec<Error>> {
+pub(super) fn plan(
+    recipe: &Recipe,
+    mut inputs: Inputs,
+    options: &Options,
+) -> Result<Plan, Vec<Error>> {
     let donor = donor(recipe.root(), &inputs);
+    let (mut problems, mut warnings) = (Vec::new(), recipe.warnings.clone());
+    names::rename(&mut inputs, &recipe.rename, &mut problems);
+    names::unwrap(&mut inputs, donor, &mut warnings);
     let mut composer = Composer {
         recipe,
         inputs: &inputs,
         donor,
         tokenizer: donor,
-        problems: Vec::new(),
+        problems,
         allowed: Vec::new(),
-        warnings: recipe.warnings.clone(),
+        warnings,
         layers: 0,
         strangers: BTreeSet::new(),
     };
@@ -57,7 +65,11 @@ pub(super) fn plan(recipe: &Recipe, inputs: Inputs, options: &Options) -> Result
     let tokenizer = &inputs.checkpoints[composer.tokenizer];
     let donors = (donor, tokenizer);
     let sidecars = sidecars::of(donors, &jobs, order.as_deref(), &mut composer.problems);
-    let Composer { mut problems, allowed, warnings, .. } = composer;
+    let Composer { mut problems, allowed, mut warnings, .. } = composer;
+    let (read_bytes, passes, unread) = reading::of(&jobs, &inputs);
+    if problems.is_empty() {
+        beside::check_used(&inputs, &unread, &mut problems, &mut warnings);
+    }
     let tensors: Vec<_> =
         jobs.iter().map(|job| (job.name.clone(), job.dtype, job.shape.clone())).collect();
     let layout = lay_out(&tensors, options.shard_size).map_err(|error| problems.push(error)).ok();
@@ -78,7 +90,6 @@ pub(super) fn plan(recipe: &Recipe, inputs: Inputs, options: &Options) -> Result
     if jobs.iter().any(|job| job.bits() == Bits::Machine) {
         canonical["machine"] = machine().into();
     }
-    let (read_bytes, passes, unread) = reading::of(&jobs, &inputs);
     let small = sidecars::size(&sidecars).map_err(|error| vec![error])?;
     let write_bytes = layout.files.iter().map(|file| file.bytes).sum::<u64>() + small;
     Ok(Plan {

@@ -1,6 +1,6 @@
 //! Everything decided about a merge before a tensor is read: what was said (`recipe`), which tensors there will be (`outputs`, by
 //! their `layers`) and what each is made of (`expression`, `compose`, `beside`), whether the models fit together
-//! (`compatibility`, `vocabulary`), where every byte will lie (`layout`), which small files come along (`sidecars`, `config`),
+//! (`names`, `compatibility`, `vocabulary`), where every byte will lie (`layout`), which small files come along (`sidecars`, `config`),
 //! and what it takes (`reading`, `memory`).
 
 mod beside;
@@ -14,6 +14,7 @@ mod fixture;
 mod layers;
 pub mod layout;
 mod memory;
+mod names;
 mod outputs;
 #[expect(clippy::module_inception, reason = "the room's main word")]
 pub mod plan;

@@ -37,12 +37,25 @@ pub struct Recipe {
     pub allow: Allow,
     /// Whose tokenizer the result carries; the base's, or the first model's, where nothing is said.
     pub tokenizer: Option<Tokenizer>,
+    /// Prefixes of tensors' names that are exchanged for others.
+    pub rename: Vec<Rename>,
     /// What is asked of the whole model before any tensor is fitted, those of inner merges first.
     pub surveys: Vec<Question>,
     /// What inner merges are rounded to, as if they had been written.
     pub round_intermediate: Option<Dtype>,
     /// What was said and does nothing.
     pub warnings: Vec<String>,
+}
+
+/// A prefix of tensors' names, and what stands in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rename {
+    /// Its place in the recipe.
+    pub at: String,
+    /// The prefix.
+    pub from: String,
+    /// What stands in its place.
+    pub to: String,
 }
 
 /// Whose tokenizer a result carries.
@@ -193,7 +206,8 @@ const STEP_KEYS: [&str; 6] =
 /// Keys that say the same of some layers or modules.
 const PART_KEYS: [&str; 2] = ["slices", "modules"];
 /// Keys of the outermost merge alone.
-const ROOT_KEYS: [&str; 8] = [
+const ROOT_KEYS: [&str; 9] = [
+    "rename",
     "dtype",
     "out_dtype",
     "seed",
@@ -204,7 +218,7 @@ const ROOT_KEYS: [&str; 8] = [
     "tokenizer_source",
 ];
 /// mergekit's keys that are not understood yet.
-const NOT_YET: [&str; 2] = ["chat_template", "rename"];
+const NOT_YET: [&str; 1] = ["chat_template"];
 /// Keys that do nothing in mergekit either.
 const DEAD: [&str; 5] =
     ["int8_mask", "residual_weight", "normalize", "name", "allow_negative_weights"];
@@ -241,6 +255,7 @@ impl Recipe {
         let seed = reading.seed(map);
         let allow = reading.allow(map);
         let tokenizer = reading.tokenizer(map);
+        let rename = reading.renames(map);
         let round_intermediate = reading.dtype(map, "round_intermediate");
         let Reading { mut problems, mut warnings, surveys, .. } = reading;
         match parts {
@@ -253,6 +268,7 @@ impl Recipe {
                     seed,
                     allow,
                     tokenizer,
+                    rename,
                     surveys,
                     round_intermediate,
                     warnings,
@@ -399,6 +415,32 @@ impl Reading {
                 None => Error::value(key, show(said), known.join(", ")),
             };
             self.problem(key, error);
+        }
+        found
+    }
+
+    /// The prefixes that are exchanged, one or a list of them.
+    fn renames(&mut self, map: &Map<String, Value>) -> Vec<Rename> {
+        let entries = match map.get("rename") {
+            None | Some(Value::Null) => return Vec::new(),
+            Some(Value::Array(entries)) => entries.iter().collect(),
+            Some(one) => vec![one],
+        };
+        let many = map.get("rename").is_some_and(Value::is_array);
+        let mut found = Vec::new();
+        for (i, entry) in entries.into_iter().enumerate() {
+            let at = if many { format!("rename[{i}]") } else { "rename".into() };
+            let word = |key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
+            let only = entry.as_object().is_some_and(|map| map.len() == 2);
+            match (word("from"), word("to")) {
+                (Some(from), Some(to)) if only && from != to => {
+                    found.push(Rename { at, from, to });
+                }
+                _ => {
+                    let expected = "`{from: PREFIX, to: PREFIX}`";
+                    self.problem(&at, Error::value("rename", show(entry), expected));
+                }
+            }
         }
         found
     }

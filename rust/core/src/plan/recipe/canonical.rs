@@ -37,6 +37,10 @@ impl Recipe {
             };
             said.insert("tokenizer_source".into(), word.into());
         }
+        if !self.rename.is_empty() {
+            let rename = self.rename.iter().map(|one| json!({ "from": one.from, "to": one.to }));
+            said.insert("rename".into(), rename.collect());
+        }
         said.insert("seed".into(), self.seed.into());
         Value::Object(said)
     }
