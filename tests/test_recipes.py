@@ -234,6 +234,10 @@ def test_modules_are_told_by_names(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     }
     for name, tensors in right.items():
         np.testing.assert_allclose(found[name], tensors[name], rtol=1e-6)
+    text = recipe["modules"].pop("text_decoder")
+    with pytest.raises(bm.RecipeError, match="it is of none of the `modules`"):
+        merged(recipe)
+    recipe["modules"]["text_decoder"] = text
     del recipe["modules"]["vision_tower"], recipe["modules"]["multi_modal_projector"]
     recipe["modules"]["audio_tower"] = {"models": [{"model": "base"}]}
     with pytest.raises(bm.RecipeError, match="unknown module `audio_tower`"):
@@ -279,6 +283,14 @@ def test_ranges_past_the_end_are_told_with_their_place(models: Path) -> None:
     with pytest.raises(bm.RecipeError, match=r"`layer_range` \[3, 9\] ends past the 5 layers of `a`") as caught:
         merged({"merge_method": "passthrough", "slices": slices})
     assert caught.value.problems[0].at == "slices[0].sources[0].layer_range"
+
+
+def test_a_base_with_another_number_of_layers_is_told(models: Path) -> None:
+    del models
+    sources = [{"model": "a", "layer_range": [0, 2]}, {"model": "base", "layer_range": [1, 4]}]
+    recipe = {"merge_method": "task_arithmetic", "base_model": "base", "slices": [{"sources": sources}]}
+    with pytest.raises(bm.RecipeError, match="differ in their number of layers: 2, 3"):
+        merged({**recipe, "parameters": {"weight": 1}})
 
 
 def test_a_parameter_of_another_method_warns(models: Path) -> None:

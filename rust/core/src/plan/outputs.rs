@@ -72,7 +72,7 @@ pub(super) fn of<'r>(
             }
         }
     }
-    if let Some(error) = unknown_module(recipe, inputs) {
+    if let Some(error) = wrong_module(recipe, inputs) {
         problems.push(error);
     }
     for (part, error) in unused(recipe, &outputs) {
@@ -177,10 +177,15 @@ fn belongs(recipe: &Recipe, part: &Part, name: &str) -> bool {
     REST.contains(&module.as_str()) && !others.any(of)
 }
 
-/// A module that no tensor is of.
-fn unknown_module(recipe: &Recipe, inputs: &Inputs) -> Option<Error> {
+/// A tensor that is of no module, or a module that no tensor is of.
+fn wrong_module(recipe: &Recipe, inputs: &Inputs) -> Option<Error> {
     let names = &inputs.checkpoints[donor(recipe.root(), inputs)].tensors;
     let empty = |part: &&Part| !names.keys().any(|name| belongs(recipe, part, name));
+    let of_none = |name: &&String| !recipe.parts.iter().any(|part| belongs(recipe, part, name));
+    if let Some(name) = names.keys().find(of_none) {
+        let hint = "a module named `default` is all that the others are not";
+        return Some(Error::recipe_with_hint("it is of none of the `modules`", hint).tensor(name));
+    }
     let part = recipe.parts.iter().filter(|part| part.module.is_some()).find(empty)?;
     let module = part.module.as_deref()?;
     let known: Vec<&str> = names.keys().filter_map(|name| name.split('.').next()).collect();
@@ -194,9 +199,12 @@ fn check_ranges(part: &Part, inputs: &Inputs, problems: &mut Vec<Error>) {
         let Some(layers) = layers else { continue };
         for model in step.base.iter().chain(&step.branches) {
             let input = leftmost(model, inputs);
-            let names = inputs.checkpoints[input].tensors.keys();
-            let count = layers::count(names.map(String::as_str));
-            let Some(end) = model.first_layer.map(|first| first + layers) else { continue };
+            let tensors = &inputs.checkpoints[input].tensors;
+            // A name may say any number: there are no more layers than tensors.
+            let count = layers::count(tensors.keys().map(String::as_str)).min(tensors.len() as u64);
+            let Some(end) = model.first_layer.map(|first| first.saturating_add(*layers)) else {
+                continue;
+            };
             if end > count {
                 let label = &inputs.labels[input];
                 let what = format!(

@@ -56,6 +56,7 @@ impl Reading {
         let base = self.base(frame);
         let listed = listed?;
         let method = Self::of_module(frame, method?, base.as_ref(), &listed);
+        self.even(&listed, frame);
         let (base, donor, listed) = self.place_base(method, base, listed, at)?;
         if let (Some(base), true) = (&base, listed.is_empty()) {
             self.warnings.push(format!("no model is left besides the base `{}`", shown(&base.at)));
@@ -326,6 +327,22 @@ impl Reading {
         }
     }
 
+    /// Refuses sources of a slice, the base among them, that differ in their number of layers.
+    fn even(&mut self, listed: &[Listed<'_>], frame: &Frame<'_>) {
+        let place = inside(&frame.models.1, frame.models.2);
+        let lengths: Vec<u64> = listed.iter().filter_map(|one| one.layers).collect();
+        let uneven = lengths.windows(2).any(|two| two[0] != two[1]);
+        if uneven || !lengths.is_empty() && lengths.len() < listed.len() {
+            let said = listed
+                .iter()
+                .map(|one| one.layers.map_or_else(|| "all".into(), |layers| layers.to_string()));
+            let said = said.collect::<Vec<_>>().join(", ");
+            let what = format!("the sources of a slice differ in their number of layers: {said}");
+            let hint = "give each range a `- sources:` of its own";
+            self.problem(&place, Error::recipe_with_hint(what, hint));
+        }
+    }
+
     /// Checks how many branches there are; tells whether they are folded.
     fn count(
         &mut self,
@@ -336,17 +353,6 @@ impl Reading {
         let spec = method.spec();
         let count = listed.len();
         let place = inside(&frame.models.1, frame.models.2);
-        let lengths: Vec<u64> = listed.iter().filter_map(|one| one.layers).collect();
-        let uneven = lengths.windows(2).any(|two| two[0] != two[1]);
-        if uneven || !lengths.is_empty() && lengths.len() < count {
-            let said = listed
-                .iter()
-                .map(|one| one.layers.map_or_else(|| "all".into(), |layers| layers.to_string()));
-            let said = said.collect::<Vec<_>>().join(", ");
-            let what = format!("the sources of a slice differ in their number of layers: {said}");
-            let hint = "give each range a `- sources:` of its own";
-            self.problem(&place, Error::recipe_with_hint(what, hint));
-        }
         let many = spec.most.is_some_and(|most| count > most);
         let folds = spec.folds && frame.models.2 == "models";
         if count >= spec.fewest && (!many || folds) {
