@@ -55,6 +55,8 @@ pub struct Options {
     pub overwrite: bool,
     /// Bytes of tensors in a shard.
     pub shard_size: u64,
+    /// What inputs are called that are not called by the last component of their path, such as those of the hub.
+    pub labels: BTreeMap<PathBuf, String>,
 }
 
 impl Options {
@@ -81,6 +83,8 @@ impl Options {
             Some("read") => Io::Read,
             Some(_) => return Err(wrong("io")),
         };
+        let labels = said["labels"].as_object().into_iter().flatten();
+        let labels = labels.map(|(path, label)| Some((path.into(), label.as_str()?.to_owned())));
         Ok(Self {
             out,
             threads: number("threads")?.map(|threads| threads as usize),
@@ -88,6 +92,7 @@ impl Options {
             io,
             overwrite: said["overwrite"].as_bool().unwrap_or(false),
             shard_size: number("shard_size")?.unwrap_or(SHARD),
+            labels: labels.collect::<Option<_>>().ok_or_else(|| wrong("labels"))?,
         })
     }
 }
@@ -122,7 +127,7 @@ pub fn plan(said: &Value, options: &Options) -> Outline {
         ..Outline::default()
     };
     let recipe = Recipe::parse(said).map_err(|problems| outline.problems.extend(problems)).ok();
-    let inputs = open_all(&mentioned, options.io, &mut outline.problems);
+    let inputs = open_all(&mentioned, options, &mut outline.problems);
     if let Some(recipe) = recipe.filter(|_| outline.problems.is_empty()) {
         match compose::plan(&recipe, inputs, options) {
             Ok(plan) => outline.plan = Some(plan),
@@ -161,7 +166,7 @@ pub fn plan_lent(said: &Value, lent: Vec<Checkpoint>, options: &Options) -> Outl
     outline
 }
 
-fn open_all(mentioned: &[Said], io: Io, problems: &mut Vec<Error>) -> Inputs {
+fn open_all(mentioned: &[Said], options: &Options, problems: &mut Vec<Error>) -> Inputs {
     let mut inputs = Inputs::default();
     let mut by_real: BTreeMap<PathBuf, Option<usize>> = BTreeMap::new();
     for Said { at, path, model } in mentioned {
@@ -173,18 +178,20 @@ fn open_all(mentioned: &[Said], io: Io, problems: &mut Vec<Error>) -> Inputs {
         let real = fs::canonicalize(path);
         let entry = real.as_ref().map_or_else(|_| path.clone(), Clone::clone);
         let open = || {
-            let checkpoint = Checkpoint::open(path, io)?;
+            let checkpoint = Checkpoint::open(path, options.io)?;
             real.map(|_| checkpoint).map_err(|error| Error::os("look at", path, error))
         };
         let known = by_real.entry(entry).or_insert_with(|| match open() {
             Ok(checkpoint) => {
-                let label = free_label(&checkpoint.label, &inputs.labels);
+                let label = options.labels.get(path).unwrap_or(&checkpoint.label);
+                let label = free_label(label, &inputs.labels);
                 inputs.labels.push(label);
                 inputs.checkpoints.push(checkpoint);
                 Some(inputs.checkpoints.len() - 1)
             }
             Err(error) => {
-                problems.push(error.at(at).branch(path_label(path)));
+                let label = options.labels.get(path).cloned();
+                problems.push(error.at(at).branch(label.unwrap_or_else(|| path_label(path))));
                 None
             }
         });
