@@ -61,6 +61,8 @@ def _rows(plan: Plan) -> list[list[str]]:
         role = "base" if one.label == plan.base else "branch"
         rows.append([role, f"{one.label}: {one.tensors:,} tensors, {terminal.size(one.bytes)}, {_counts(one.dtypes)}"])
     memory, disk = plan.memory, plan.disk
+    free = disk.get("free")
+    room = "" if free is None else f", {terminal.size(free)} free"
     rows += [
         ["result", _result(plan)],
         ["read", terminal.size(plan.read_bytes)],
@@ -68,7 +70,7 @@ def _rows(plan: Plan) -> list[list[str]]:
         ["passes", ", ".join(f"{count:,} tensors read {_times(times)}" for times, count in plan.passes.items())],
         ["time", f"about {(plan.read_bytes + plan.write_bytes) / RATE:.1f} s at {terminal.size(RATE)}/s"],
         ["memory", f"{terminal.memory(memory.get('private') or 0)} private, {memory.get('threads')} threads"],
-        ["disk", f"{terminal.size(disk.get('needed') or 0)} needed, {terminal.size(disk.get('free') or 0)} free"],
+        ["disk", f"{terminal.size(disk.get('needed') or 0)} needed{room}"],
     ]
     if plan.sidecars:
         rows.append(["carried", ", ".join(plan.sidecars)])

@@ -1,16 +1,19 @@
 //! Expressions of the plan become what methods work on, and fitted nodes.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::fit::method::{Fitted, Space};
 use crate::fit::node::Node;
 use crate::fit::parameters::{Parameters, Per};
 use crate::fit::random::Stream;
 use crate::fit::survey::Answer;
-use crate::fit::tensor::{Context, Importance, Leaf, Operand, Tensor};
+use crate::fit::tensor::{
+    Adapted, Context, Importance, Leaf, Operand, Rows, Scaled, Tensor, View, matrix,
+};
 use crate::parallel::{Progress, Team};
-use crate::plan::expression::{Expression, Merge, StoredAt};
+use crate::plan::expression::{self as plan, Expression, Merge, StoredAt};
 use crate::plan::plan::{Job, Plan};
 use crate::read::header::Stored;
 use crate::read::source::Source;
@@ -57,6 +60,7 @@ impl<'b> Build<'b> {
         for (position, operand) in merge.operands.iter().enumerate() {
             operands.push(match operand {
                 Expression::Stored(at) => Operand::Leaf(self.leaf(at)),
+                Expression::View(_) => Operand::View(self.view(operand)?),
                 Expression::Merge(inner) => {
                     place.push(position);
                     let node = self.node(inner, place)?;
@@ -87,6 +91,49 @@ impl<'b> Build<'b> {
             operands,
             importance: self.importance(merge),
             grams: merge.grams.iter().map(|at| self.leaf(at)).collect(),
+        })
+    }
+
+    /// What no file holds as it is.
+    fn view<R: Fitted>(&self, expression: &'b Expression) -> Result<View<'b, R>> {
+        let view = match expression {
+            Expression::Stored(at) => return Ok(View::Stored(self.leaf(at))),
+            Expression::View(view) => view,
+            Expression::Merge(_) => {
+                let what = "a view is made of a merge".into();
+                return Err(Kind::Internal { what }.into());
+            }
+        };
+        Ok(match &**view {
+            plan::View::Scaled { codes, scales, block } => View::Scaled(Scaled {
+                codes: self.leaf(codes),
+                scales: matrix(&self.leaf(scales), false)?,
+                block: *block,
+            }),
+            plan::View::Adapted { of, product } => {
+                let [left, right] = product.factors.each_ref().map(|at| self.leaf(at));
+                let magnitudes = product.magnitudes.as_ref().map(|at| self.leaf(at));
+                let magnitudes = magnitudes.map(|leaf| matrix(&leaf, false)).transpose()?;
+                let magnitudes = magnitudes.unwrap_or_default();
+                let columns = self.job.row();
+                let right: Vec<R> = matrix(&right, product.turned)?;
+                View::Adapted(Box::new(Adapted {
+                    of: self.view(of)?,
+                    left: matrix(&left, product.turned)?,
+                    rank: right.len() / columns as usize,
+                    right,
+                    columns,
+                    scale: product.scale,
+                    norms: magnitudes.iter().map(|_| OnceLock::new()).collect(),
+                    magnitudes,
+                }))
+            }
+            plan::View::Rows { of, picks } => View::Rows(Rows {
+                of: of.iter().map(|part| self.view(part)).collect::<Result<_>>()?,
+                picks,
+                columns: self.job.columns(),
+                sums: OnceLock::new(),
+            }),
         })
     }
 

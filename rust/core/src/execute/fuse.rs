@@ -46,20 +46,12 @@ pub(super) fn inputs_of(plan: &Plan, at: usize) -> Vec<(usize, &str)> {
 }
 
 fn collect<'p>(expression: &'p Expression, found: &mut Vec<(usize, &'p str)>) {
-    match expression {
-        Expression::Stored(stored) => add(stored, found),
-        Expression::Merge(merge) => {
-            merge.operands.iter().for_each(|operand| collect(operand, found));
-            merge.importance.iter().chain(&merge.grams).for_each(|stored| add(stored, found));
+    expression.each_stored(&mut |stored| {
+        let one = (stored.input, &*stored.tensor);
+        if !found.contains(&one) {
+            found.push(one);
         }
-    }
-}
-
-fn add<'p>(stored: &'p StoredAt, found: &mut Vec<(usize, &'p str)>) {
-    let one = (stored.input, &*stored.tensor);
-    if !found.contains(&one) {
-        found.push(one);
-    }
+    });
 }
 
 /// What a stretch of chunks came to.

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::inputs;
+use super::{inputs, manifest};
 use crate::error::{Error, Kind, Result};
 use crate::parallel::{Phase, Progress, Team};
 use crate::plan::plan::Plan;
 use crate::plan::{self, Options};
 use crate::read::checkpoint::Checkpoint;
 use crate::write::manifest::room_for;
-use crate::write::output::{check_target, free_bytes};
+use crate::write::output::{check_target, file_entries, free_bytes};
 use crate::write::verify::{is_whole, verify};
 
 /// Everything decided about a merge, or every problem of it.
@@ -120,5 +120,9 @@ pub(super) fn up_to_date(
     if is_whole(target, &plan.recipe, &fingerprinted)?.as_ref() != Some(&sealed) {
         return Ok(None);
     }
-    Ok(verify(target, &team, progress)?.problems.is_empty().then_some(sealed))
+    // What the donor's small files have become counts too.
+    let carried = file_entries(&plan.layout, &manifest::sidecars(plan, &[]))?;
+    let same = crate::write::manifest::open(&sealed)
+        .is_ok_and(|told| carried.iter().all(|(name, entry)| told.files.get(name) == Some(entry)));
+    Ok((same && verify(target, &team, progress)?.problems.is_empty()).then_some(sealed))
 }

@@ -7,6 +7,7 @@
 mod block;
 mod importance;
 mod reader;
+mod view;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +24,7 @@ use crate::read::source::Source;
 pub use block::{Block, Raw, Scratch};
 pub use importance::Importance;
 pub use reader::{Reader, Row};
+pub use view::{Adapted, Pick, Rows, Scaled, View, matrix};
 
 /// Elements in a chunk: at every dtype's size a power of two of bytes, so that a chunk is a subtree of the hash.
 pub const CHUNK: u64 = 1 << 18;
@@ -75,14 +77,17 @@ impl Leaf<'_> {
 pub enum Operand<'a, R> {
     /// A stored tensor. One with fewer elements than the output equals the first operand in what it lacks.
     Leaf(Leaf<'a>),
+    /// Elements that are made of stored ones, where they are read.
+    View(View<'a, R>),
     /// Another merge, evaluated where it is needed.
     Node(Box<Node<'a, R>>),
 }
 
-impl<R> Operand<'_, R> {
+impl<R: Number> Operand<'_, R> {
     fn label(&self) -> &str {
         match self {
             Self::Leaf(leaf) => leaf.label,
+            Self::View(view) => view.label(),
             Self::Node(_) => "(inner merge)",
         }
     }
@@ -132,13 +137,14 @@ impl<'a, R: Number> Tensor<'a, R> {
         self.operands.len() - usize::from(self.has_base)
     }
 
-    /// The stored tensors below it, in a fixed order.
+    /// The stored tensors below it whose elements are operands as they are, in a fixed order.
     #[must_use]
     pub fn leaves(&self) -> Vec<&Leaf<'a>> {
         let mut leaves = Vec::new();
         for operand in &self.operands {
             match operand {
                 Operand::Leaf(leaf) => leaves.push(leaf),
+                Operand::View(_) => {}
                 Operand::Node(node) => leaves.extend(node.tensor.leaves()),
             }
         }

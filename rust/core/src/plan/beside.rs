@@ -104,7 +104,8 @@ pub(super) fn check_used(
     problems: &mut Vec<Error>,
     warnings: &mut Vec<String>,
 ) {
-    let beside = (0..inputs.checkpoints.len()).filter(|input| !inputs.models.contains(input));
+    let models = inputs.of_models();
+    let beside = (0..inputs.checkpoints.len()).filter(|input| !models.contains(input));
     for input in beside {
         let left: Vec<&String> =
             unread.iter().filter(|(of, _)| *of == input).map(|(_, name)| name).collect();

@@ -8,14 +8,15 @@ use crate::error::Error;
 use crate::fit::method::Bits;
 use crate::methods;
 use crate::parallel::{Team, machine};
-use crate::plan::expression::{Expression, Merge, StoredAt};
+use crate::plan::expression::{Expression, Merge, StoredAt, View};
 use crate::plan::layout::lay_out;
-use crate::plan::outputs::{Output, Place, donor, leftmost};
+use crate::plan::outputs::{Output, Place, first_model, leftmost};
 use crate::plan::plan::{Allowed, Job, Plan, Work};
-use crate::plan::recipe::{Extra, Missing, Model, ModelSource, Recipe, Step, Tokenizer};
+use crate::plan::recipe::{Extra, Missing, Model, ModelSource, Recipe, Step};
+use crate::plan::vocabulary::{self, Mapped, Vocabulary};
 use crate::plan::{
     Inputs, Options, beside, compatibility, config, layers, memory, names, outputs, reading,
-    sidecars, vocabulary,
+    sidecars, template,
 };
 use crate::read::dtype::Dtype;
 use crate::read::header::Stored;
@@ -25,8 +26,8 @@ pub(super) struct Composer<'c> {
     recipe: &'c Recipe,
     pub(super) inputs: &'c Inputs,
     donor: usize,
-    /// The input whose tokenizer the result carries.
-    tokenizer: usize,
+    /// The tokens of the result.
+    vocabulary: Vocabulary,
     pub(super) problems: Vec<Error>,
     allowed: Vec<Allowed>,
     warnings: Vec<String>,
@@ -42,7 +43,8 @@ pub(super) fn plan(
     mut inputs: Inputs,
     options: &Options,
 ) -> Result<Plan, Vec<Error>> {
-    let donor = donor(recipe.root(), &inputs);
+    let first = first_model(recipe.root(), &inputs);
+    let donor = inputs.models[first].input;
     let (mut problems, mut warnings) = (Vec::new(), recipe.warnings.clone());
     names::rename(&mut inputs, &recipe.rename, &mut problems);
     names::unwrap(&mut inputs, donor, &mut warnings);
@@ -50,21 +52,30 @@ pub(super) fn plan(
         recipe,
         inputs: &inputs,
         donor,
-        tokenizer: donor,
+        vocabulary: Vocabulary::default(),
         problems,
         allowed: Vec::new(),
         warnings,
         layers: 0,
         strangers: BTreeSet::new(),
     };
-    composer.choose_tokenizer();
+    composer.vocabulary =
+        vocabulary::of(recipe, &inputs, first, &mut composer.problems, &mut composer.warnings);
     composer.check_inputs();
     let (outputs, order) = outputs::of(recipe, &inputs, &mut composer.problems);
     let jobs = composer.jobs(&outputs);
     let donor = &inputs.checkpoints[donor];
-    let tokenizer = &inputs.checkpoints[composer.tokenizer];
-    let donors = (donor, tokenizer);
-    let sidecars = sidecars::of(donors, &jobs, order.as_deref(), &mut composer.problems);
+    let mut vocabulary = std::mem::take(&mut composer.vocabulary);
+    let tokenizer = &inputs.checkpoints[vocabulary.home];
+    if let Some(said) = &recipe.template {
+        let files = (&mut vocabulary.files, &mut composer.warnings);
+        let put = template::put(said, &inputs, tokenizer, files.0, files.1);
+        composer.problems.extend(put.err());
+    }
+    let rows = vocabulary.mapped.as_ref().map(|mapped| mapped.of_model(first));
+    let truth =
+        sidecars::Truth { jobs: &jobs, order: order.as_deref(), vocabulary: &vocabulary, rows };
+    let sidecars = sidecars::of(donor, tokenizer, &truth, &mut composer.problems);
     let Composer { mut problems, allowed, mut warnings, .. } = composer;
     let (read_bytes, passes, unread) = reading::of(&jobs, &inputs);
     if problems.is_empty() {
@@ -86,6 +97,9 @@ pub(super) fn plan(
         inputs.by_path.get(path).map_or_else(String::new, |&input| inputs.labels[input].clone())
     };
     let mut canonical = recipe.canonical(&label);
+    if let Some(mapped) = &vocabulary.mapped {
+        canonical["vocabulary"] = mapped.describe();
+    }
     // Another kind of processor would give other bits: what is said so is compared like the rest of the recipe.
     if jobs.iter().any(|job| job.bits() == Bits::Machine) {
         canonical["machine"] = machine().into();
@@ -123,24 +137,9 @@ pub(super) fn plan(
 }
 
 impl Composer<'_> {
-    /// Decides whose tokenizer the result carries.
-    fn choose_tokenizer(&mut self) {
-        let Some(Tokenizer::Model(path)) = &self.recipe.tokenizer else { return };
-        let input = self.inputs.by_path.get(path).copied();
-        if let Some(input) = input.filter(|input| self.inputs.models.contains(input)) {
-            self.tokenizer = input;
-            self.problems.extend(vocabulary::too_many(self.inputs, input, self.donor));
-        } else {
-            let models = self.inputs.models.iter().map(|&input| self.inputs.labels[input].as_str());
-            let said = path.to_string_lossy();
-            let error = Error::unknown("model", &said, models.chain(["base", "union"]));
-            self.problems.push(error.at("tokenizer"));
-        }
-    }
-
     /// What concerns an input as a whole.
     fn check_inputs(&mut self) {
-        for &input in &self.inputs.models {
+        for input in self.inputs.of_models() {
             self.problems.extend(compatibility::scaled(self.inputs, input));
             match self.inputs.checkpoints[input].config() {
                 Ok(Some(said)) if config::quantized(&said) => {
@@ -159,13 +158,11 @@ impl Composer<'_> {
                 self.strangers.insert(input);
                 self.problems.push(error);
             }
-            if input == self.tokenizer {
+            let mapped = self.vocabulary.mapped.is_some();
+            if input == self.vocabulary.home || mapped {
                 continue;
             }
-            if self.recipe.tokenizer == Some(Tokenizer::Union) {
-                self.problems.extend(vocabulary::missing(self.inputs, input, self.tokenizer));
-            }
-            match vocabulary::compare(self.inputs, input, self.tokenizer) {
+            match vocabulary::compare(self.inputs, input, self.vocabulary.home) {
                 Ok(Some(vocabulary::Found::Conflict(_))) if self.recipe.allow.vocabulary_rows => {
                     let branch = self.inputs.labels[input].clone();
                     self.allowed.push(Allowed { rule: "vocabulary", tensor: None, branch });
@@ -192,10 +189,14 @@ impl Composer<'_> {
             }
             let Some(expression) = self.step(step, name, place, None) else { continue };
             let double = self.double(&expression);
+            let mut shape = stored.shape.clone();
+            if let Some(mapped) = self.mapped(place) {
+                shape[0] = mapped.rows;
+            }
             jobs.push(Job {
                 name: name.clone(),
                 dtype: self.recipe.dtype.unwrap_or(stored.dtype),
-                shape: stored.shape.clone(),
+                shape,
                 what: Work::Merge { expression: merged(expression), double },
             });
         }
@@ -257,6 +258,13 @@ impl Composer<'_> {
         }
         let allow = self.recipe.allow;
         let own = (input, &*at.tensor);
+        if let Some(mapped) = self.mapped(place) {
+            let shape = &self.inputs.checkpoints[input].tensors[&*at.tensor].shape;
+            let alike = shape.get(1..) == self.reference(place).shape.get(1..);
+            if alike && mapped.covers(input, &at.tensor, shape) {
+                return Some(true);
+            }
+        }
         match compatibility::fits(self.inputs, own, reference, &allow, &mut self.allowed) {
             Ok(()) => Some(true),
             Err(error) => {
@@ -264,6 +272,14 @@ impl Composer<'_> {
                 None
             }
         }
+    }
+
+    /// How the rows of a tensor are made, where it has one a token.
+    fn mapped(&self, place: &Place) -> Option<&Mapped> {
+        let (input, name) = &place.reference;
+        let shape = &self.reference(place).shape;
+        let mapped = self.vocabulary.mapped.as_ref();
+        mapped.filter(|mapped| mapped.covers(*input, name, shape))
     }
 
     /// What a merge makes of a tensor; none where something is wrong, which is noted.
@@ -407,12 +423,33 @@ impl Composer<'_> {
                 self.step(step, name, &place.inside(model), rounding).map(Some)
             }
             ModelSource::Checkpoint(path) => {
-                let input = self.inputs.by_path[path];
+                let number = self.inputs.model_at[path];
+                let input = self.inputs.models[number].input;
                 let at = StoredAt { input, tensor: place.in_model(model) };
-                let there = self.stored(&at, place)?;
-                Some(there.then_some(Expression::Stored(at)))
+                if !self.stored(&at, place)? {
+                    return Some(None);
+                }
+                self.with_rows(number, at, place).map(Some)
             }
         }
+    }
+
+    /// A model's tensor, with the rows of the result where it has one a token; none where something is wrong, which is noted.
+    fn with_rows(&mut self, model: usize, at: StoredAt, place: &Place) -> Option<Expression> {
+        let picks = self.mapped(place).and_then(|mapped| mapped.picks(model));
+        let Some(picks) = picks else { return Some(Expression::Stored(at)) };
+        let mut of = Vec::new();
+        for model in &self.inputs.models {
+            let (input, tensor) = (model.input, at.tensor.clone());
+            if !self.inputs.checkpoints[input].tensors.contains_key(&*tensor) {
+                let what = "it lacks the tensor, whose rows the others' tokens may need";
+                let label = &self.inputs.labels[input];
+                self.problems.push(Error::recipe(what).tensor(&*tensor).branch(label));
+                return None;
+            }
+            of.push(Expression::Stored(StoredAt { input, tensor }));
+        }
+        Some(Expression::View(Box::new(View::Rows { of, picks })))
     }
 
     /// Tensors that the donor lacks.
@@ -427,7 +464,7 @@ impl Composer<'_> {
             .iter()
             .any(|part| part.slices.iter().any(|slice| slice.layers.is_some()));
         let mut copied: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-        for &input in &inputs.models {
+        for input in inputs.of_models() {
             let checkpoint = &inputs.checkpoints[input];
             if self.strangers.contains(&input) {
                 continue;
@@ -483,16 +520,18 @@ impl Composer<'_> {
             Expression::Stored(at) => {
                 self.inputs.checkpoints[at.input].tensors[&*at.tensor].dtype == Dtype::F64
             }
+            Expression::View(view) => view.parts().into_iter().any(|part| self.double(part)),
             Expression::Merge(merge) => merge.operands.iter().any(|operand| self.double(operand)),
         }
     }
 }
 
-/// An expression whose outermost node is a merge: a stored tensor passes through.
+/// An expression whose outermost node is a merge: anything else passes through.
 fn merged(expression: Expression) -> Expression {
-    let (Expression::Stored(_), Some(method)) = (&expression, methods::named("passthrough")) else {
+    if matches!(expression, Expression::Merge(_)) {
         return expression;
-    };
+    }
+    let method = methods::passthrough();
     Expression::Merge(Box::new(Merge {
         method,
         parameters: Arc::new(method.spec().defaults(1)),

@@ -1,8 +1,12 @@
 //! `config.json` of the result: the donor's, byte for byte but for the dtype, which must be true.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::plan::json_text::{replaced, values_by_key};
 
 use crate::read::dtype::Dtype;
 
@@ -12,23 +16,16 @@ const KEYS: [&str; 2] = ["torch_dtype", "dtype"];
 /// The file with its dtype made true; none where it is already, or tells none.
 pub(super) fn with_dtype(text: &[u8], dtype: Dtype) -> Option<Vec<u8>> {
     let name = dtype.config_name()?;
-    let mut edited = Vec::new();
-    let mut copied = 0;
-    for (key, start, end) in values_by_key(text) {
+    let mut edits = Vec::new();
+    for (key, place) in values_by_key(text) {
         let is_dtype = KEYS.iter().any(|known| known.as_bytes() == key);
-        let said = serde_json::from_slice::<String>(&text[start..end]).ok();
+        let said = serde_json::from_slice::<String>(&text[place.clone()]).ok();
         let said = said.as_deref().and_then(Dtype::from_config);
         if is_dtype && said.is_some_and(|said| said != dtype) {
-            edited.extend_from_slice(&text[copied..start]);
-            edited.extend_from_slice(format!("\"{name}\"").as_bytes());
-            copied = end;
+            edits.push((place, format!("\"{name}\"")));
         }
     }
-    if copied == 0 {
-        return None;
-    }
-    edited.extend_from_slice(&text[copied..]);
-    Some(edited)
+    (!edits.is_empty()).then(|| replaced(text, &edits))
 }
 
 /// Keys that tell how many layers there are.
@@ -51,14 +48,13 @@ pub(super) fn with_layers(text: &[u8], order: &[u64], layers: u64) -> Result<Vec
     if order.iter().copied().eq(0..layers) {
         return Ok(text.to_vec());
     }
-    let mut edited = Vec::new();
-    let mut copied = 0;
+    let mut edits: Vec<(Range<usize>, String)> = Vec::new();
     let mut told = false;
-    for (key, start, end) in values_by_key(text) {
-        if start < copied {
+    for (key, place) in values_by_key(text) {
+        if edits.last().is_some_and(|(last, _)| place.start < last.end) {
             continue;
         }
-        let Ok(value) = serde_json::from_slice::<Value>(&text[start..end]) else { continue };
+        let Ok(value) = serde_json::from_slice::<Value>(&text[place.clone()]) else { continue };
         let counts = LAYERS.iter().any(|known| known.as_bytes() == key);
         let made = match &value {
             Value::Number(number) if counts && number.as_u64() == Some(layers) => {
@@ -78,17 +74,65 @@ pub(super) fn with_layers(text: &[u8], order: &[u64], layers: u64) -> Result<Vec
             }
             _ => continue,
         };
-        edited.extend_from_slice(&text[copied..start]);
-        edited.extend_from_slice(made.to_string().as_bytes());
-        copied = end;
+        edits.push((place, made.to_string()));
     }
-    edited.extend_from_slice(&text[copied..]);
     let same = order.len() as u64 == layers;
     if told || same {
-        return Ok(edited);
+        return Ok(replaced(text, &edits));
     }
     let what = "config.json does not tell the number of layers, which slices change";
     Err(Error::recipe(what))
+}
+
+/// The key that tells how many rows the embeddings have.
+const ROWS: &[u8] = b"vocab_size";
+/// Ends of keys that name tokens by their rows.
+const TOKENS: [&str; 3] = ["_token_id", "_token_ids", "_token_index"];
+
+/// The file with the number of rows of the embeddings made true.
+pub(super) fn with_rows(text: &[u8], old: u64, new: u64) -> Result<Vec<u8>, Error> {
+    if old == new {
+        return Ok(text.to_vec());
+    }
+    let number = |place: &Range<usize>| serde_json::from_slice::<u64>(&text[place.clone()]).ok();
+    let told = values_by_key(text).into_iter().filter(|(key, _)| *key == ROWS);
+    let told: Vec<_> = told.filter(|(_, place)| number(place) == Some(old)).collect();
+    if told.is_empty() {
+        let what = format!(
+            "config.json does not tell the {old} rows of the embeddings, which become {new}"
+        );
+        return Err(Error::recipe(what));
+    }
+    let edits: Vec<_> = told.into_iter().map(|(_, place)| (place, new.to_string())).collect();
+    Ok(replaced(text, &edits))
+}
+
+/// The file with the rows of tokens that are others now.
+pub(super) fn with_tokens(text: &[u8], moved: &BTreeMap<u64, u64>) -> Vec<u8> {
+    let moved = |value: &Value| value.as_u64().and_then(|row| moved.get(&row)).copied();
+    let mut edits = Vec::new();
+    for (key, place) in values_by_key(text) {
+        let key = String::from_utf8_lossy(key);
+        if !TOKENS.iter().any(|end| key.ends_with(end)) {
+            continue;
+        }
+        let Ok(mut value) = serde_json::from_slice::<Value>(&text[place.clone()]) else { continue };
+        let rows: Vec<&mut Value> = match &mut value {
+            Value::Array(rows) => rows.iter_mut().collect(),
+            one => vec![one],
+        };
+        let mut any = false;
+        for row in rows {
+            if let Some(new) = moved(row) {
+                *row = new.into();
+                any = true;
+            }
+        }
+        if any {
+            edits.push((place, value.to_string()));
+        }
+    }
+    replaced(text, &edits)
 }
 
 /// Whether a list under that key may have an entry a layer.
@@ -100,58 +144,6 @@ fn of_layers(key: &[u8]) -> bool {
 /// Whether the weights are of a quantised kind, which a merge would take for plain numbers.
 pub(super) fn quantized(config: &Value) -> bool {
     config.get("quantization_config").is_some_and(|said| !said.is_null())
-}
-
-/// Every `"key": value` of a JSON text that is known to be sound, inside others too: the key, and where its value begins and
-/// ends.
-fn values_by_key(text: &[u8]) -> Vec<(&[u8], usize, usize)> {
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at < text.len() {
-        if text[at] != b'"' {
-            at += 1;
-            continue;
-        }
-        let (start, end) = (at + 1, end_of_string(text, at + 1));
-        let next = after_space(text, end + 1);
-        if text.get(next) != Some(&b':') {
-            at = end + 1;
-            continue;
-        }
-        at = after_space(text, next + 1);
-        found.push((&text[start..end], at, end_of_value(text, at)));
-    }
-    found
-}
-
-fn after_space(text: &[u8], from: usize) -> usize {
-    let rest = text.get(from..).unwrap_or_default();
-    from + rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count()
-}
-
-/// Where a value ends that begins at `start`.
-fn end_of_value(text: &[u8], start: usize) -> usize {
-    let (mut at, mut depth) = (start, 0usize);
-    while at < text.len() {
-        match text[at] {
-            b'"' => at = end_of_string(text, at + 1),
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' if depth > 0 => depth -= 1,
-            b'}' | b']' | b',' if depth == 0 => return at,
-            byte if byte.is_ascii_whitespace() && depth == 0 => return at,
-            _ => {}
-        }
-        at += 1;
-    }
-    text.len()
-}
-
-fn end_of_string(text: &[u8], start: usize) -> usize {
-    let mut at = start;
-    while at < text.len() && text[at] != b'"' {
-        at += if text[at] == b'\\' { 2 } else { 1 };
-    }
-    at.min(text.len())
 }
 
 #[cfg(test)]

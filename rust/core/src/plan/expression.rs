@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::fit::method::{AnyMethod, Bits};
 use crate::fit::parameters::Parameters;
+use crate::fit::tensor::Pick;
 use crate::read::dtype::Dtype;
 
 /// Where the elements of one operand come from.
@@ -11,8 +12,74 @@ use crate::read::dtype::Dtype;
 pub enum Expression {
     /// A stored tensor.
     Stored(StoredAt),
+    /// What is made of stored tensors where it is read.
+    View(Box<View>),
     /// A merge.
     Merge(Box<Merge>),
+}
+
+/// A tensor that no file holds as it is.
+#[derive(Debug)]
+pub enum View {
+    /// Codes times scales.
+    Scaled {
+        /// The codes.
+        codes: StoredAt,
+        /// The scales, one for each block.
+        scales: StoredAt,
+        /// Rows and columns of a block.
+        block: [u64; 2],
+    },
+    /// What an adapter makes of a weight.
+    Adapted {
+        /// The weight.
+        of: Expression,
+        /// What is added to it.
+        product: Product,
+    },
+    /// Rows of tensors, in another order.
+    Rows {
+        /// The tensors.
+        of: Vec<Expression>,
+        /// Where each row comes from.
+        picks: Arc<[Pick]>,
+    },
+}
+
+/// The product of two thin matrices, as an adapter stores them.
+#[derive(Debug)]
+pub struct Product {
+    /// The one with a row a row of the weight, and the one with a column a column.
+    pub factors: [StoredAt; 2],
+    /// Whether both are stored with rows and columns exchanged.
+    pub turned: bool,
+    /// What it is multiplied with.
+    pub scale: f64,
+    /// The norms of the rows of the sum, where they are said.
+    pub magnitudes: Option<StoredAt>,
+}
+
+impl View {
+    /// The views and stored tensors that it is made of.
+    #[must_use]
+    pub fn parts(&self) -> Vec<&Expression> {
+        match self {
+            Self::Scaled { .. } => Vec::new(),
+            Self::Adapted { of, .. } => vec![of],
+            Self::Rows { of, .. } => of.iter().collect(),
+        }
+    }
+
+    /// The stored tensors that belong to it alone.
+    fn own(&self) -> Vec<&StoredAt> {
+        match self {
+            Self::Scaled { codes, scales, .. } => vec![codes, scales],
+            Self::Adapted { product, .. } => {
+                product.factors.iter().chain(&product.magnitudes).collect()
+            }
+            Self::Rows { .. } => Vec::new(),
+        }
+    }
 }
 
 /// A stored tensor of an input.
@@ -54,6 +121,21 @@ pub struct Merge {
 }
 
 impl Expression {
+    /// Calls `see` with every stored tensor, in a fixed order.
+    pub fn each_stored<'e>(&'e self, see: &mut impl FnMut(&'e StoredAt)) {
+        match self {
+            Self::Stored(at) => see(at),
+            Self::View(view) => {
+                view.parts().into_iter().for_each(|part| part.each_stored(see));
+                view.own().into_iter().for_each(see);
+            }
+            Self::Merge(merge) => {
+                merge.operands.iter().for_each(|operand| operand.each_stored(see));
+                merge.importance.iter().chain(&merge.grams).for_each(see);
+            }
+        }
+    }
+
     /// Calls `see` with every stored tensor and how often its elements are read for a tensor of so many elements.
     pub fn leaves(&self, elements: u64, see: &mut impl FnMut(&StoredAt, u64)) {
         self.walk(elements, 1, see);
@@ -62,6 +144,10 @@ impl Expression {
     fn walk(&self, elements: u64, times: u64, see: &mut impl FnMut(&StoredAt, u64)) {
         match self {
             Self::Stored(at) => see(at, times),
+            Self::View(view) => {
+                view.own().into_iter().for_each(|at| see(at, times));
+                view.parts().into_iter().for_each(|part| part.walk(elements, times, see));
+            }
             Self::Merge(merge) => {
                 let passes = (merge.method.spec().passes)(&merge.parameters, elements);
                 // Each sweep of an outer fit evaluates the inner kernel; the inner fit runs once.
@@ -90,6 +176,32 @@ impl Expression {
         })
     }
 
+    /// What views of it hold in memory while it is worked on, as numbers of so many bytes; `elements` tells how many a stored
+    /// tensor has.
+    pub fn held(&self, number: u64, elements: &dyn Fn(&StoredAt) -> u64) -> u64 {
+        let all = |parts: &mut dyn Iterator<Item = &Self>| {
+            parts.map(|part| part.held(number, elements)).sum::<u64>()
+        };
+        match self {
+            Self::Stored(_) => 0,
+            Self::Merge(merge) => all(&mut merge.operands.iter()),
+            Self::View(view) => {
+                let parts = view.parts();
+                let own = match &**view {
+                    View::Scaled { scales, .. } => elements(scales) * number,
+                    View::Adapted { product, .. } => {
+                        let thin = product.factors.iter().map(elements).sum::<u64>();
+                        let magnitudes = product.magnitudes.as_ref().map_or(0, elements);
+                        // Turning a factor takes as much again; a norm a row stands beside the magnitudes.
+                        thin * number * 2 + magnitudes * (number + 16)
+                    }
+                    View::Rows { .. } => 1 << 20,
+                };
+                own + all(&mut parts.into_iter())
+            }
+        }
+    }
+
     /// On which machines its bits are the same.
     #[must_use]
     pub fn bits(&self) -> Bits {
@@ -106,7 +218,7 @@ impl Expression {
     #[must_use]
     pub fn operands(&self) -> u64 {
         match self {
-            Self::Stored(_) => 1,
+            Self::Stored(_) | Self::View(_) => 1,
             Self::Merge(merge) => {
                 (merge.operands.len() + 2 * merge.importance.len()) as u64
                     + merge

@@ -4,7 +4,7 @@ use crate::error::{Error, Kind};
 use crate::fit::method::{Extent, Grain};
 use crate::fit::survey::Question;
 use crate::fit::tensor::{BLOCK, CHUNK, ROW_BLOCK};
-use crate::plan::expression::Expression;
+use crate::plan::expression::{Expression, StoredAt};
 use crate::plan::plan::{Job, Work};
 use crate::read::checkpoint::Checkpoint;
 use crate::read::source::Io;
@@ -76,7 +76,9 @@ fn worker(job: &Job, checkpoints: &[Checkpoint], io: Io) -> u64 {
         buffers += if io == Io::Read { chunk.max(row) * size } else { 0 };
     });
     let values = (2 * expression.operands() + 3) * block * width(*double);
-    A_WORKER + values + chunk * job.dtype.bits() / 8 + buffers
+    let stored = |at: &StoredAt| checkpoints[at.input].tensors[&*at.tensor].elements();
+    let views = expression.held(width(*double), &stored);
+    A_WORKER + values + views + chunk * job.dtype.bits() / 8 + buffers
 }
 
 /// What a tensor's fits take, shared by so many workers: of this merge and of those inside it, which stay.

@@ -11,6 +11,7 @@ mod describe;
 pub mod expression;
 #[cfg(test)]
 mod fixture;
+mod json_text;
 mod layers;
 pub mod layout;
 mod memory;
@@ -21,6 +22,7 @@ pub mod plan;
 mod reading;
 pub mod recipe;
 mod sidecars;
+mod template;
 mod vocabulary;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +37,7 @@ use crate::error::{Error, Result};
 use crate::plan::plan::Plan;
 use crate::plan::recipe::{Recipe, Said};
 use crate::read::checkpoint::Checkpoint;
+use crate::read::header::Stored;
 use crate::read::source::Io;
 
 /// Bytes of tensors in a shard, where nothing is said: as transformers has it.
@@ -114,8 +117,55 @@ pub(crate) struct Inputs {
     pub(crate) checkpoints: Vec<Checkpoint>,
     pub(crate) labels: Vec<String>,
     pub(crate) by_path: BTreeMap<PathBuf, usize>,
-    /// Which of them are models; the others say something of one.
-    pub(crate) models: BTreeSet<usize>,
+    /// The models that the recipe names.
+    pub(crate) models: Vec<Model>,
+    /// Which of them each path of a model leads to.
+    pub(crate) model_at: BTreeMap<PathBuf, usize>,
+}
+
+/// A model of a recipe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Model {
+    /// Its checkpoint.
+    pub(crate) input: usize,
+    /// The adapters that go on top of it, in this order.
+    pub(crate) adapters: Vec<usize>,
+}
+
+impl Inputs {
+    /// The checkpoints that are models, or have adapters on top of them; the others say something of one.
+    pub(crate) fn of_models(&self) -> BTreeSet<usize> {
+        self.models.iter().map(|model| model.input).collect()
+    }
+
+    /// What a model is called.
+    pub(crate) fn label(&self, model: usize) -> String {
+        let model = &self.models[model];
+        let parts = std::iter::once(model.input).chain(model.adapters.iter().copied());
+        parts.map(|input| self.labels[input].as_str()).collect::<Vec<_>>().join("+")
+    }
+
+    /// That a path is none of the recipe's models.
+    pub(crate) fn unknown_model(&self, path: &Path, words: &[&str]) -> Error {
+        let known: Vec<String> = (0..self.models.len()).map(|model| self.label(model)).collect();
+        let known = known.iter().map(String::as_str).chain(words.iter().copied());
+        Error::unknown("model", &path.to_string_lossy(), known)
+    }
+
+    /// The tensors of a model that are stored whole: its checkpoint's.
+    pub(crate) fn tensors_of(&self, model: usize) -> &BTreeMap<String, Stored> {
+        &self.checkpoints[self.models[model].input].tensors
+    }
+
+    /// Remembers what a path of a model leads to.
+    fn name(&mut self, path: &Path, model: Model) {
+        let known = self.models.iter().position(|known| *known == model);
+        let number = known.unwrap_or_else(|| {
+            self.models.push(model);
+            self.models.len() - 1
+        });
+        self.model_at.insert(path.to_owned(), number);
+    }
 }
 
 /// Decides everything about a merge from headers alone.
@@ -143,13 +193,15 @@ pub fn plan_lent(said: &Value, lent: Vec<Checkpoint>, options: &Options) -> Outl
     let labels: Vec<String> = lent.iter().map(|checkpoint| checkpoint.label.clone()).collect();
     let by_path = labels.iter().map(PathBuf::from).zip(0..).collect::<BTreeMap<_, _>>();
     let mut outline = Outline::default();
-    let mut models = BTreeSet::new();
+    let mut inputs = Inputs { checkpoints: lent, labels, by_path, ..Inputs::default() };
     for said in recipe::checkpoints_said(said) {
-        match by_path.get(&said.path) {
-            Some(&input) if said.model => drop(models.insert(input)),
+        match inputs.by_path.get(&said.path) {
+            Some(&input) if said.model => {
+                inputs.name(&said.path, Model { input, adapters: Vec::new() });
+            }
             Some(_) => {}
             None => {
-                let known = labels.iter().map(String::as_str);
+                let known = inputs.labels.iter().map(String::as_str);
                 let error = Error::unknown("model", &said.path.to_string_lossy(), known);
                 outline.problems.push(error.at(&said.at));
             }
@@ -157,8 +209,7 @@ pub fn plan_lent(said: &Value, lent: Vec<Checkpoint>, options: &Options) -> Outl
     }
     let recipe = Recipe::parse(said).map_err(|problems| outline.problems.extend(problems)).ok();
     if let Some(recipe) = recipe.filter(|_| outline.problems.is_empty()) {
-        match compose::plan(&recipe, Inputs { checkpoints: lent, labels, by_path, models }, options)
-        {
+        match compose::plan(&recipe, inputs, options) {
             Ok(plan) => outline.plan = Some(plan),
             Err(problems) => outline.problems = problems,
         }
@@ -171,7 +222,9 @@ fn open_all(mentioned: &[Said], options: &Options, problems: &mut Vec<Error>) ->
     let mut by_real: BTreeMap<PathBuf, Option<usize>> = BTreeMap::new();
     for Said { at, path, model } in mentioned {
         if let Some(&input) = inputs.by_path.get(path) {
-            inputs.models.extend(model.then_some(input));
+            if *model {
+                inputs.name(path, Model { input, adapters: Vec::new() });
+            }
             continue;
         }
         // Where the name leads nowhere, opening says so.
@@ -195,9 +248,11 @@ fn open_all(mentioned: &[Said], options: &Options, problems: &mut Vec<Error>) ->
                 None
             }
         });
-        if let Some(input) = known {
-            inputs.by_path.insert(path.clone(), *input);
-            inputs.models.extend(model.then_some(*input));
+        if let Some(input) = *known {
+            inputs.by_path.insert(path.clone(), input);
+            if *model {
+                inputs.name(path, Model { input, adapters: Vec::new() });
+            }
         }
     }
     inputs

@@ -19,7 +19,7 @@ const WRAPPERS: [[&str; 2]; 4] = [
 pub(super) fn rename(inputs: &mut Inputs, renames: &[Rename], problems: &mut Vec<Error>) {
     for rename in renames {
         let mut any = false;
-        for &input in &inputs.models {
+        for input in inputs.of_models() {
             let tensors = &mut inputs.checkpoints[input].tensors;
             let other = |name: &str| exchanged(name, &rename.from, &rename.to);
             match renamed(tensors, &other) {
@@ -36,8 +36,7 @@ pub(super) fn rename(inputs: &mut Inputs, renames: &[Rename], problems: &mut Vec
 
 /// Gives the tensors of all models the donor's names where only a wrapper is between them; what was done is told.
 pub(super) fn unwrap(inputs: &mut Inputs, donor: usize, warnings: &mut Vec<String>) {
-    let others = inputs.models.iter().copied().filter(|&input| input != donor);
-    for input in others.collect::<Vec<_>>() {
+    for input in inputs.of_models().into_iter().filter(|&input| input != donor) {
         for [wrapper, plain] in WRAPPERS {
             for (from, to, done) in [(wrapper, plain, "left out"), (plain, wrapper, "put before")] {
                 let donors = &inputs.checkpoints[donor].tensors;

@@ -250,13 +250,22 @@ fn components<'n>(names: &[&'n str]) -> impl Iterator<Item = &'n str> + Clone {
 
 /// The checkpoint that gives a merge its tensors.
 pub(super) fn donor(step: &Step, inputs: &Inputs) -> usize {
-    leftmost(step.base.as_ref().unwrap_or(&step.branches[step.donor]), inputs)
+    inputs.models[first_model(step, inputs)].input
 }
 
 /// The checkpoint that gives a model its tensors.
 pub(super) fn leftmost(model: &Model, inputs: &Inputs) -> usize {
+    inputs.models[first_of(model, inputs)].input
+}
+
+/// Which of the inputs' models gives a merge its tensors.
+pub(super) fn first_model(step: &Step, inputs: &Inputs) -> usize {
+    first_of(step.base.as_ref().unwrap_or(&step.branches[step.donor]), inputs)
+}
+
+fn first_of(model: &Model, inputs: &Inputs) -> usize {
     match &model.source {
-        ModelSource::Checkpoint(path) => inputs.by_path[path],
-        ModelSource::Step(step) => donor(step, inputs),
+        ModelSource::Checkpoint(path) => inputs.model_at[path],
+        ModelSource::Step(step) => first_model(step, inputs),
     }
 }

@@ -10,6 +10,7 @@ mod root;
 mod rules;
 pub mod settings;
 mod step;
+mod tokenizer;
 mod values;
 
 use std::collections::BTreeSet;
@@ -36,8 +37,10 @@ pub struct Recipe {
     pub seed: u64,
     /// What is let through.
     pub allow: Allow,
-    /// Whose tokenizer the result carries; the base's, or the first model's, where nothing is said.
+    /// The result's tokens; those of the base, or the first model, where nothing is said.
     pub tokenizer: Option<Tokenizer>,
+    /// The chat template of the result; the tokenizer's own, where nothing is said.
+    pub template: Option<Template>,
     /// Prefixes of tensors' names that are exchanged for others.
     pub rename: Vec<Rename>,
     /// What is asked of the whole model before any tensor is fitted, those of inner merges first.
@@ -59,9 +62,57 @@ pub struct Rename {
     pub to: String,
 }
 
-/// Whose tokenizer a result carries.
+/// The tokens of a result.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Tokenizer {
+pub struct Tokenizer {
+    /// Whose they are.
+    pub source: TokenizerSource,
+    /// What is said of single ones.
+    pub tokens: Vec<Token>,
+    /// A number of which the number of rows is a multiple.
+    pub multiple: Option<u64>,
+}
+
+/// A chat template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Template {
+    /// The one that most models have.
+    Commonest,
+    /// One that is known by its name.
+    Known(&'static str),
+    /// Itself, in Jinja.
+    Text(String),
+}
+
+/// Where the row of a token comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Its place in the recipe.
+    pub at: String,
+    /// Its text.
+    pub token: String,
+    /// Where its row comes from in models that lack it.
+    pub source: TokenSource,
+    /// Whether it comes from there in all models.
+    pub force: bool,
+}
+
+/// A row for a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSource {
+    /// That of a model.
+    Model(PathBuf),
+    /// That of another token of a model.
+    Token(PathBuf, String),
+    /// A row of a model.
+    Row(PathBuf, u64),
+    /// Zeros.
+    Zero,
+}
+
+/// Whose tokens a result has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenizerSource {
     /// The base's, or the first model's.
     Base,
     /// One with the tokens of all.
@@ -207,7 +258,7 @@ const STEP_KEYS: [&str; 6] =
 /// Keys that say the same of some layers or modules.
 const PART_KEYS: [&str; 2] = ["slices", "modules"];
 /// Keys of the outermost merge alone.
-const ROOT_KEYS: [&str; 9] = [
+const ROOT_KEYS: [&str; 10] = [
     "rename",
     "dtype",
     "out_dtype",
@@ -217,9 +268,8 @@ const ROOT_KEYS: [&str; 9] = [
     "rules",
     "tokenizer",
     "tokenizer_source",
+    "chat_template",
 ];
-/// mergekit's keys that are not understood yet.
-const NOT_YET: [&str; 1] = ["chat_template"];
 /// Keys that do nothing in mergekit either.
 const DEAD: [&str; 5] =
     ["int8_mask", "residual_weight", "normalize", "name", "allow_negative_weights"];
@@ -256,6 +306,7 @@ impl Recipe {
         let seed = reading.seed(map);
         let allow = reading.allow(map);
         let tokenizer = reading.tokenizer(map);
+        let template = reading.template(map);
         let rename = reading.renames(map);
         let round_intermediate = reading.dtype(map, "round_intermediate");
         let Reading { mut problems, mut warnings, surveys, .. } = reading;
@@ -269,6 +320,7 @@ impl Recipe {
                     seed,
                     allow,
                     tokenizer,
+                    template,
                     rename,
                     surveys,
                     round_intermediate,
@@ -381,8 +433,6 @@ impl Reading {
             } else if of_root {
                 let what = format!("`{key}` belongs to the outermost merge");
                 self.problem(&place, Error::recipe(what));
-            } else if NOT_YET.contains(&key.as_str()) {
-                self.problem(&place, not_yet(&format!("`{key}`")));
             } else if DEAD.contains(&key.as_str()) {
                 self.warnings
                     .push(format!("`{}` does nothing here, as in mergekit", shown(&place)));

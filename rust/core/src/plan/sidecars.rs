@@ -1,13 +1,14 @@
 //! The small files that a result carries: the donor's as they are, its config made true.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use crate::error::Error;
 use crate::plan::plan::{Job, Small};
+use crate::plan::vocabulary::Vocabulary;
 use crate::plan::{config, layers};
 use crate::read::checkpoint::{CONFIG_CAP, Checkpoint};
 use crate::read::dtype::Dtype;
+use crate::read::json;
 
 /// The files of a tokenizer.
 const TOKENIZER: [&str; 10] = [
@@ -23,66 +24,76 @@ const TOKENIZER: [&str; 10] = [
     "vocab.txt",
 ];
 
-/// The donor's small files and a tokenizer's, with the donor's config made true (`order` are the donor's layers that the result's are like, where they
-/// are put together anew); what is wrong with them is added to `problems`.
+/// What must be true of the donor's small files in a result.
+pub(super) struct Truth<'t> {
+    /// The tensors of the result.
+    pub(super) jobs: &'t [Job],
+    /// The donor's layers that the result's are like, where they are put together anew.
+    pub(super) order: Option<&'t [u64]>,
+    /// The tokens of the result.
+    pub(super) vocabulary: &'t Vocabulary,
+    /// How many rows the donor's embeddings have, where the result has other ones.
+    pub(super) rows: Option<u64>,
+}
+
+/// The donor's small files and a tokenizer's, made true; what is wrong with them is added to `problems`.
 pub(super) fn of(
-    (donor, tokenizer): (&Checkpoint, &Checkpoint),
-    jobs: &[Job],
-    order: Option<&[u64]>,
+    donor: &Checkpoint,
+    tokenizer: &Checkpoint,
+    truth: &Truth<'_>,
     problems: &mut Vec<Error>,
 ) -> Vec<Small> {
-    let own = |checkpoint: &Checkpoint, of_tokenizer: bool| {
-        let mut names = checkpoint.sidecars()?;
-        names.retain(|name| TOKENIZER.contains(&name.as_str()) == of_tokenizer);
-        Ok((checkpoint.directory.clone(), names))
-    };
-    let found: Result<Vec<_>, Error> = [(donor, false), (tokenizer, true)]
-        .map(|(from, which)| own(from, which))
-        .into_iter()
-        .collect();
-    let found = match found {
-        Ok(found) => found,
-        Err(error) => {
-            problems.push(error);
-            return Vec::new();
-        }
-    };
-    let dtype = commonest(jobs);
-    let layers = layers::count(donor.tensors.keys().map(String::as_str));
-    let small = |(directory, name): (&Path, String)| {
-        let config = if name == "config.json" {
-            donor.small(&name, CONFIG_CAP).unwrap_or_else(|error| {
-                problems.push(error);
-                None
-            })
-        } else {
-            None
-        };
-        let Some(text) = config else {
-            return Small::Copy { path: directory.join(&name), name };
-        };
-        let mut made = text.clone();
-        if let Some(order) = order {
-            match config::with_layers(&made, order, layers) {
-                Ok(text) => made = text,
-                Err(error) => problems.push(error),
+    let mut files = BTreeMap::new();
+    for (from, of_tokenizer) in [(donor, false), (tokenizer, true)] {
+        let names = from.sidecars().map_err(|error| problems.push(error)).unwrap_or_default();
+        for name in names {
+            if TOKENIZER.contains(&name.as_str()) == of_tokenizer {
+                let made = truth.made(from, &name).map_err(|error| problems.push(error));
+                let path = from.directory.join(&name);
+                files.insert(
+                    name.clone(),
+                    match made {
+                        Ok(Some(bytes)) => Small::Bytes { name, bytes },
+                        _ => Small::Copy { name, path },
+                    },
+                );
             }
         }
-        if let Some(text) = dtype.and_then(|dtype| config::with_dtype(&made, dtype)) {
-            made = text;
+    }
+    for (name, bytes) in &truth.vocabulary.files {
+        files.insert(name.clone(), Small::Bytes { name: name.clone(), bytes: bytes.clone() });
+    }
+    files.into_values().collect()
+}
+
+impl Truth<'_> {
+    /// A file made true; none where it is.
+    fn made(&self, from: &Checkpoint, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        let mapped = self.vocabulary.mapped.as_ref();
+        let of_config = name == "config.json";
+        if !(of_config || name == "generation_config.json" && mapped.is_some()) {
+            return Ok(None);
         }
-        if made == text {
-            Small::Copy { path: directory.join(&name), name }
-        } else {
-            Small::Bytes { name, bytes: made }
+        let Some(text) = from.small(name, CONFIG_CAP)? else { return Ok(None) };
+        json::parse(&text, name, CONFIG_CAP).map_err(|error| error.path(&from.directory))?;
+        let mut made = text.clone();
+        if let Some(mapped) = mapped {
+            made = config::with_tokens(&made, &mapped.moved);
         }
-    };
-    let names = found.iter().flat_map(|(directory, names)| {
-        names.iter().map(|name| (directory.as_path(), name.clone()))
-    });
-    let mut files: Vec<Small> = names.map(small).collect();
-    files.sort_by(|one, other| one.name().cmp(other.name()));
-    files
+        if of_config {
+            if let (Some(mapped), Some(rows)) = (mapped, self.rows) {
+                made = config::with_rows(&made, rows, mapped.rows)?;
+            }
+            if let Some(order) = self.order {
+                let layers = layers::count(from.tensors.keys().map(String::as_str));
+                made = config::with_layers(&made, order, layers)?;
+            }
+            if let Some(dtype) = commonest(self.jobs) {
+                made = config::with_dtype(&made, dtype).unwrap_or(made);
+            }
+        }
+        Ok((made != text).then_some(made))
+    }
 }
 
 /// How many bytes they have.

@@ -61,7 +61,7 @@ pub struct Scratch<R> {
 impl<R: Number> Scratch<R> {
     pub(super) fn new(tensor: &Tensor<'_, R>, block: usize) -> Self {
         let inner = tensor.operands.iter().filter_map(|operand| match operand {
-            Operand::Leaf(_) => None,
+            Operand::Leaf(_) | Operand::View(_) => None,
             Operand::Node(node) => Some(Self::new(&node.tensor, block)),
         });
         Self {
@@ -151,6 +151,16 @@ impl<R: Number> Tensor<'_, R> {
                     }
                     finite
                 }
+                Operand::View(view) => {
+                    let start = raw.start + within.start as u64;
+                    let held = view.elements().saturating_sub(start).min(length as u64) as usize;
+                    let read = view.read(start, &mut values[..held]);
+                    read.map_err(|error| error.tensor(self.name))?;
+                    if held < length {
+                        values[held..].copy_from_slice(&before[held..length]);
+                    }
+                    all_finite(values)
+                }
                 Operand::Node(node) => {
                     if let Some(inner) = inner.next() {
                         node.tensor.load(raw, leaf, within.clone(), inner)?;
@@ -194,7 +204,7 @@ impl<R: Number> Tensor<'_, R> {
         let error = Error::from(kind).tensor(self.name).branch(operand.label());
         match operand {
             Operand::Leaf(leaf) => error.path(leaf.source.path()),
-            Operand::Node(_) => error,
+            Operand::View(_) | Operand::Node(_) => error,
         }
     }
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Allow, BESIDE, Extra, Missing, Model, ModelSource, Part, Recipe, Step, Tokenizer, settings,
+    Allow, BESIDE, Extra, Missing, Model, ModelSource, Part, Recipe, Step, TokenSource, Tokenizer,
+    TokenizerSource, settings,
 };
 
 impl Recipe {
@@ -30,12 +31,10 @@ impl Recipe {
             said.insert("round_intermediate".into(), name.into());
         }
         if let Some(tokenizer) = &self.tokenizer {
-            let word = match tokenizer {
-                Tokenizer::Base => "base".into(),
-                Tokenizer::Union => "union".into(),
-                Tokenizer::Model(path) => label(path),
-            };
-            said.insert("tokenizer_source".into(), word.into());
+            said.insert("tokenizer".into(), self::tokenizer(tokenizer, label));
+        }
+        if let Some(template) = &self.template {
+            said.insert("chat_template".into(), template.word().into());
         }
         if !self.rename.is_empty() {
             let rename = self.rename.iter().map(|one| json!({ "from": one.from, "to": one.to }));
@@ -58,6 +57,35 @@ impl Allow {
             "vocabulary": self.vocabulary_rows.then_some("rows"),
         })
     }
+}
+
+fn tokenizer(said: &Tokenizer, label: &dyn Fn(&Path) -> String) -> Value {
+    let source = match &said.source {
+        TokenizerSource::Base => "base".into(),
+        TokenizerSource::Union => "union".into(),
+        TokenizerSource::Model(path) => label(path),
+    };
+    let tokens = said.tokens.iter().map(|one| {
+        let source = match &one.source {
+            TokenSource::Model(path) => label(path).into(),
+            TokenSource::Token(path, token) => {
+                json!({ "kind": "model_token", "model": label(path), "token": token })
+            }
+            TokenSource::Row(path, row) => {
+                json!({ "kind": "model_token", "model": label(path), "token_id": row })
+            }
+            TokenSource::Zero => json!({ "kind": "zero" }),
+        };
+        (one.token.clone(), json!({ "source": source, "force": one.force }))
+    });
+    let mut told = json!({ "source": source });
+    if !said.tokens.is_empty() {
+        told["tokens"] = Value::Object(tokens.collect());
+    }
+    if let Some(multiple) = said.multiple {
+        told["pad_to_multiple_of"] = multiple.into();
+    }
+    told
 }
 
 /// What is said of some tensors, slice by slice where it is said so.

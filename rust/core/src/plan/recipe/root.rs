@@ -1,10 +1,8 @@
-//! Keys of the outermost merge: what is stored and how, what is let through, whose tokenizer is carried.
-
-use std::path::PathBuf;
+//! Keys of the outermost merge: what is stored and how, what is let through, which names are exchanged.
 
 use serde_json::{Map, Value};
 
-use super::{Allow, Extra, Missing, Reading, Rename, Tokenizer, inside, not_yet, show};
+use super::{Allow, Extra, Missing, Reading, Rename, inside, show};
 use crate::error::Error;
 use crate::read::dtype::Dtype;
 
@@ -51,52 +49,6 @@ impl Reading {
             }
         }
         found
-    }
-
-    /// Whose tokenizer is carried, said in either of two ways.
-    pub(super) fn tokenizer(&mut self, map: &Map<String, Value>) -> Option<Tokenizer> {
-        let said = |key: &str| map.get(key).filter(|said| !said.is_null());
-        let (source, place) = match (said("tokenizer_source"), said("tokenizer")) {
-            (Some(_), Some(_)) => {
-                let what = "`tokenizer` and `tokenizer_source` say the same";
-                self.problem("tokenizer_source", Error::recipe_with_hint(what, "give one of them"));
-                return None;
-            }
-            (Some(source), None) => (source, "tokenizer_source"),
-            (None, Some(Value::Object(said))) => {
-                const KEYS: [&str; 3] = ["source", "tokens", "pad_to_multiple_of"];
-                for key in said.keys() {
-                    let place = inside("tokenizer", key);
-                    if !KEYS.contains(&key.as_str()) {
-                        self.problem(&place, Error::unknown("key", key, KEYS));
-                    } else if key != "source" {
-                        self.problem(&place, not_yet(&format!("`{key}` of a tokenizer")));
-                    }
-                }
-                match said.get("source").filter(|said| !said.is_null()) {
-                    Some(source) => (source, "tokenizer.source"),
-                    None => return Some(Tokenizer::Union),
-                }
-            }
-            (None, Some(other)) => {
-                let expected = "`{source: base}`, `union` or a model";
-                self.problem("tokenizer", Error::value("tokenizer", show(other), expected));
-                return None;
-            }
-            (None, None) => return None,
-        };
-        match source.as_str().map(|word| word.strip_prefix("model:").unwrap_or(word)) {
-            Some("base") => Some(Tokenizer::Base),
-            Some("union") => Some(Tokenizer::Union),
-            Some(path) if !path.is_empty() && !path.contains('\0') => {
-                Some(Tokenizer::Model(PathBuf::from(path)))
-            }
-            _ => {
-                let expected = "`base`, `union` or a model";
-                self.problem(place, Error::value("tokenizer", show(source), expected));
-                None
-            }
-        }
     }
 
     pub(super) fn seed(&mut self, map: &Map<String, Value>) -> u64 {
