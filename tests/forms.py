@@ -123,7 +123,7 @@ GOOD: dict[str, Recipe] = {
     "importance of a mean": linear("a", models=[{"model": "a", "importance": FISHER.format("a")}]),
     "importance, not of the base": ties(models=[*listed("base"), {"model": "a", "importance": FISHER.format("a")}]),
     "grams": minimal(METHODS["regmean"]),
-    "grams, not of the base": {**minimal(METHODS["lot"]), "models": listed("base") + listed("a", grams=GRAMS.format("a"))},
+    "grams, not of the base": {**minimal(METHODS["lot"]), "models": listed("base") + minimal(METHODS["lot"])["models"]},
     "a merge as a model": nested(ties()),
     "a merge as the base": ties(base_model=linear("base", "c")),
     "a merge in a merge": nested(nested(linear("a", "b"))),
