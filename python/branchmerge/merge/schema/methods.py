@@ -10,7 +10,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from branchmerge.merge.schema.parameters import named
-from branchmerge.merge.schema.places import ALONE, Place, by_base, everywhere, few_with, few_without, on_all, says
+from branchmerge.merge.schema.places import (
+    ALONE,
+    Place,
+    by_base,
+    everywhere,
+    few_with,
+    few_without,
+    none_with,
+    on_all,
+    says,
+)
 from branchmerge.merge.schema.values import Schema, said
 
 if TYPE_CHECKING:
@@ -72,7 +82,7 @@ def unless_copied(place: Place, schema: Schema) -> Schema:
 
 def copied(place: Place) -> Schema:
     """Nothing stands beside what is copied; where there is a base that depends on which model it is."""
-    nothing = {"allOf": [few_with(IMPORTANCE, 0), few_with(GRAMS, 0)]}
+    nothing = {"allOf": [none_with(IMPORTANCE), none_with(GRAMS)]}
     return {"if": ALONE, "then": nothing} if place.module and not place.based else {}
 
 
@@ -91,10 +101,10 @@ def count(method: Method) -> Schema:
 
 
 def grams(method: Method) -> Schema:
-    """Gram matrices beside all branches, or none."""
+    """Gram matrices beside all branches, or none; what stands beside the base is of no use, and so refused."""
 
     def check(place: Place, bases: int) -> Schema:
-        return unless_copied(place, few_without(GRAMS, bases) if method.grams else few_with(GRAMS, bases))
+        return unless_copied(place, few_without(GRAMS, bases) if method.grams else none_with(GRAMS))
 
     return lists(method, check)
 
@@ -105,7 +115,7 @@ def importance(method: Method) -> Schema:
 
     def check(_: Place, bases: int) -> Schema:
         weighs = bool(bases) if method.space == "delta" else mean
-        none = few_with(IMPORTANCE, bases)
+        none = none_with(IMPORTANCE)
         return {"anyOf": [none, few_without(IMPORTANCE, bases)]} if weighs else none
 
     return lists(method, check)
@@ -136,7 +146,7 @@ def auto_weight(method: Method) -> Schema:
     def check(place: Place, bases: int) -> Schema:
         # What is copied has no weight.
         several = {"minItems": 2} if place.module and not place.based else {}
-        return {"allOf": [few_with(says("weight"), bases), few_with(IMPORTANCE, bases)], **several}
+        return {"allOf": [few_with(says("weight"), bases), none_with(IMPORTANCE)], **several}
 
     unsaid: Schema = {"not": says("weight")}
     slices = {"slices": {"items": unsaid}}

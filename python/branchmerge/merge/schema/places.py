@@ -73,12 +73,17 @@ def says(name: str) -> Schema:
     }
 
 
+def none_with(one: Schema) -> Schema:
+    """A list in which none is like this."""
+    return {"items": {"not": one}}
+
+
 def few_with(one: Schema, few: int) -> Schema:
     """A list in which none is like this; or where there may be a base, at most one that is taken for it.
 
     Which of several models is the base a schema cannot tell; a single one is taken for a branch.
     """
-    none: Schema = {"items": {"not": one}}
+    none = none_with(one)
     return {"if": {"minItems": 2}, "then": at_most(one, few), "else": none} if few else none
 
 
