@@ -3,7 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := $(shell find rust python -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi') \
+SOURCES := $(shell find rust python -name '*.rs' -o -name '*.toml' -o -name '*.py' -o -name '*.pyi' \
+	-o -name '*.schema.json') \
 	Cargo.toml Cargo.lock pyproject.toml README.md
 
 .DELETE_ON_ERROR:
@@ -57,9 +58,10 @@ bench: build
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --force-reinstall .make/wheels/*.whl
 	@touch $@
 
-# The document that is made from the methods' specs.
+# What is made from the methods' specs: their pages, and the schema of recipes.
 docs: build
 	$(BIN)/branchmerge methods --markdown > docs/methods.md
+	$(BIN)/branchmerge schema -o python/branchmerge/branchmerge.schema.json
 
 # Raises the pins to the newest versions; once a month, in a commit of its own.
 pins:
