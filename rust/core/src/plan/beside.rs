@@ -105,7 +105,8 @@ pub(super) fn check_used(
     warnings: &mut Vec<String>,
 ) {
     let models = inputs.of_models();
-    let beside = (0..inputs.checkpoints.len()).filter(|input| !models.contains(input));
+    let says = |input: &usize| !models.contains(input) && !inputs.adapters.contains_key(input);
+    let beside = (0..inputs.checkpoints.len()).filter(says);
     for input in beside {
         let left: Vec<&String> =
             unread.iter().filter(|(of, _)| *of == input).map(|(_, name)| name).collect();

@@ -15,8 +15,8 @@ use crate::plan::plan::{Allowed, Job, Plan, Work};
 use crate::plan::recipe::{Extra, Missing, Model, ModelSource, Recipe, Step};
 use crate::plan::vocabulary::{self, Mapped, Vocabulary};
 use crate::plan::{
-    Inputs, Options, beside, compatibility, config, layers, memory, names, outputs, reading,
-    sidecars, template,
+    Inputs, Options, adapters, beside, compatibility, config, layers, memory, names, outputs,
+    reading, sidecars, template,
 };
 use crate::read::dtype::Dtype;
 use crate::read::header::Stored;
@@ -48,6 +48,7 @@ pub(super) fn plan(
     let (mut problems, mut warnings) = (Vec::new(), recipe.warnings.clone());
     names::rename(&mut inputs, &recipe.rename, &mut problems);
     names::unwrap(&mut inputs, donor, &mut warnings);
+    adapters::pair(&mut inputs, recipe, &mut problems);
     let mut composer = Composer {
         recipe,
         inputs: &inputs,
@@ -93,8 +94,11 @@ pub(super) fn plan(
     else {
         return Err(problems);
     };
-    let label = |path: &Path| {
-        inputs.by_path.get(path).map_or_else(String::new, |&input| inputs.labels[input].clone())
+    let label = |path: &Path| match inputs.model_at.get(path) {
+        Some(&model) => inputs.label(model),
+        None => {
+            inputs.by_path.get(path).map_or_else(String::new, |&one| inputs.labels[one].clone())
+        }
     };
     let mut canonical = recipe.canonical(&label);
     if let Some(mapped) = &vocabulary.mapped {
@@ -224,7 +228,7 @@ impl Composer<'_> {
             match &model.source {
                 ModelSource::Step(step) => self.raw_sources(step, &place.inside(model), found),
                 ModelSource::Checkpoint(path) => {
-                    let input = self.inputs.by_path[path];
+                    let input = self.inputs.models[self.inputs.model_at[path]].input;
                     let at = StoredAt { input, tensor: place.in_model(model) };
                     if !found.contains(&at) && self.stored(&at, place) == Some(true) {
                         found.push(at);
@@ -437,17 +441,17 @@ impl Composer<'_> {
     /// A model's tensor, with the rows of the result where it has one a token; none where something is wrong, which is noted.
     fn with_rows(&mut self, model: usize, at: StoredAt, place: &Place) -> Option<Expression> {
         let picks = self.mapped(place).and_then(|mapped| mapped.picks(model));
-        let Some(picks) = picks else { return Some(Expression::Stored(at)) };
+        let Some(picks) = picks else { return Some(self.inputs.adapted(model, at)) };
         let mut of = Vec::new();
-        for model in &self.inputs.models {
-            let (input, tensor) = (model.input, at.tensor.clone());
+        for model in 0..self.inputs.models.len() {
+            let (input, tensor) = (self.inputs.models[model].input, at.tensor.clone());
             if !self.inputs.checkpoints[input].tensors.contains_key(&*tensor) {
                 let what = "it lacks the tensor, whose rows the others' tokens may need";
                 let label = &self.inputs.labels[input];
                 self.problems.push(Error::recipe(what).tensor(&*tensor).branch(label));
                 return None;
             }
-            of.push(Expression::Stored(StoredAt { input, tensor }));
+            of.push(self.inputs.adapted(model, StoredAt { input, tensor }));
         }
         Some(Expression::View(Box::new(View::Rows { of, picks })))
     }

@@ -3,6 +3,7 @@
 //! (`names`, `compatibility`, `vocabulary`), where every byte will lie (`layout`), which small files come along (`sidecars`, `config`),
 //! and what it takes (`reading`, `memory`).
 
+mod adapters;
 mod beside;
 mod compatibility;
 mod compose;
@@ -34,8 +35,10 @@ use serde_json::Value;
 pub use describe::describe;
 
 use crate::error::{Error, Result};
+use crate::plan::adapters::Changes;
 use crate::plan::plan::Plan;
 use crate::plan::recipe::{Recipe, Said};
+use crate::read::adapter::Adapter;
 use crate::read::checkpoint::Checkpoint;
 use crate::read::header::Stored;
 use crate::read::source::Io;
@@ -121,6 +124,10 @@ pub(crate) struct Inputs {
     pub(crate) models: Vec<Model>,
     /// Which of them each path of a model leads to.
     pub(crate) model_at: BTreeMap<PathBuf, usize>,
+    /// Which of the checkpoints are adapters, and what those do.
+    pub(crate) adapters: BTreeMap<usize, Adapter>,
+    /// What adapters make of each model's tensors.
+    pub(crate) changes: Vec<Changes>,
 }
 
 /// A model of a recipe.
@@ -152,7 +159,7 @@ impl Inputs {
         Error::unknown("model", &path.to_string_lossy(), known)
     }
 
-    /// The tensors of a model that are stored whole: its checkpoint's.
+    /// The tensors of a model's checkpoint.
     pub(crate) fn tensors_of(&self, model: usize) -> &BTreeMap<String, Stored> {
         &self.checkpoints[self.models[model].input].tensors
     }
@@ -217,45 +224,88 @@ pub fn plan_lent(said: &Value, lent: Vec<Checkpoint>, options: &Options) -> Outl
     outline
 }
 
+/// Opens all that a recipe names, each once.
 fn open_all(mentioned: &[Said], options: &Options, problems: &mut Vec<Error>) -> Inputs {
-    let mut inputs = Inputs::default();
-    let mut by_real: BTreeMap<PathBuf, Option<usize>> = BTreeMap::new();
+    let inputs = Inputs::default();
+    let mut desk = Opening { options, inputs, by_real: BTreeMap::new(), problems };
     for Said { at, path, model } in mentioned {
-        if let Some(&input) = inputs.by_path.get(path) {
-            if *model {
-                inputs.name(path, Model { input, adapters: Vec::new() });
-            }
-            continue;
-        }
-        // Where the name leads nowhere, opening says so.
-        let real = fs::canonicalize(path);
-        let entry = real.as_ref().map_or_else(|_| path.clone(), Clone::clone);
-        let open = || {
-            let checkpoint = Checkpoint::open(path, options.io)?;
-            real.map(|_| checkpoint).map_err(|error| Error::os("look at", path, error))
-        };
-        let known = by_real.entry(entry).or_insert_with(|| match open() {
-            Ok(checkpoint) => {
-                let label = options.labels.get(path).unwrap_or(&checkpoint.label);
-                let label = free_label(label, &inputs.labels);
-                inputs.labels.push(label);
-                inputs.checkpoints.push(checkpoint);
-                Some(inputs.checkpoints.len() - 1)
-            }
-            Err(error) => {
-                let label = options.labels.get(path).cloned();
-                problems.push(error.at(at).branch(label.unwrap_or_else(|| path_label(path))));
-                None
-            }
-        });
-        if let Some(input) = *known {
-            inputs.by_path.insert(path.clone(), input);
-            if *model {
-                inputs.name(path, Model { input, adapters: Vec::new() });
-            }
+        if *model {
+            desk.model(path, at);
+        } else if let Some(input) = desk.input(path, at, false) {
+            desk.inputs.by_path.insert(path.clone(), input);
         }
     }
-    inputs
+    desk.inputs
+}
+
+/// Checkpoints and adapters being opened.
+struct Opening<'o> {
+    options: &'o Options,
+    inputs: Inputs,
+    /// What each real path has become, as a checkpoint or as an adapter; none where it could not be opened.
+    by_real: BTreeMap<(PathBuf, bool), Option<usize>>,
+    problems: &'o mut Vec<Error>,
+}
+
+impl Opening<'_> {
+    /// A model: what exists under the whole name, or `model+adapter`.
+    fn model(&mut self, path: &Path, at: &str) -> Option<Model> {
+        if let Some(&known) = self.inputs.model_at.get(path) {
+            return Some(self.inputs.models[known].clone());
+        }
+        let model = if let Some((model, adapter)) = adapted(path) {
+            let (model, adapter) = (self.model(&model, at), self.input(&adapter, at, true));
+            let mut model = model?;
+            model.adapters.push(adapter?);
+            model
+        } else {
+            Model { input: self.input(path, at, false)?, adapters: Vec::new() }
+        };
+        self.inputs.name(path, model.clone());
+        Some(model)
+    }
+
+    fn input(&mut self, path: &Path, at: &str, adapter: bool) -> Option<usize> {
+        // Where the name leads nowhere, opening says so.
+        let real = fs::canonicalize(path);
+        let entry = real.as_ref().map_or_else(|_| path.to_owned(), Clone::clone);
+        if let Some(known) = self.by_real.get(&(entry.clone(), adapter)) {
+            return *known;
+        }
+        let opened = if adapter {
+            Adapter::open(path, self.options.io).map(|(opened, adapter)| (opened, Some(adapter)))
+        } else {
+            Checkpoint::open(path, self.options.io).map(|opened| (opened, None))
+        };
+        let real = real.map_err(|error| Error::os("look at", path, error));
+        let label = self.options.labels.get(path);
+        let input = match opened.and_then(|opened| real.map(|_| opened)) {
+            Ok((opened, adapter)) => {
+                let inputs = &mut self.inputs;
+                let number = inputs.checkpoints.len();
+                inputs.labels.push(free_label(label.unwrap_or(&opened.label), &inputs.labels));
+                inputs.checkpoints.push(opened);
+                inputs.adapters.extend(adapter.map(|adapter| (number, adapter)));
+                Some(number)
+            }
+            Err(error) => {
+                let label = label.cloned().unwrap_or_else(|| path_label(path));
+                self.problems.push(error.at(at).branch(label));
+                None
+            }
+        };
+        self.by_real.insert((entry, adapter), input);
+        input
+    }
+}
+
+/// The two parts of `model+adapter`, where nothing of that name is there.
+fn adapted(path: &Path) -> Option<(PathBuf, PathBuf)> {
+    if fs::symlink_metadata(path).is_ok() {
+        return None;
+    }
+    let (model, adapter) = path.to_str()?.rsplit_once('+')?;
+    (!model.is_empty() && !adapter.is_empty()).then(|| (model.into(), adapter.into()))
 }
 
 fn path_label(path: &Path) -> String {

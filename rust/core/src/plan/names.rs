@@ -65,6 +65,16 @@ pub(super) fn unwrap(inputs: &mut Inputs, donor: usize, warnings: &mut Vec<Strin
     }
 }
 
+/// The names that a tensor may have which another file calls so: with the recipe's prefixes, or without wrappers.
+pub(super) fn alike(name: &str, renames: &[Rename]) -> Vec<String> {
+    let renamed = renames.iter().filter_map(|one| exchanged(name, &one.from, &one.to));
+    let wrappers = WRAPPERS.iter().flat_map(|[wrapper, plain]| {
+        let wrapped = exchanged(name, plain, wrapper);
+        exchanged(name, wrapper, plain).into_iter().chain(wrapped)
+    });
+    renamed.chain([name.to_owned()]).chain(wrappers).collect()
+}
+
 /// A name with another prefix, where it has that one.
 fn exchanged(name: &str, from: &str, to: &str) -> Option<String> {
     name.strip_prefix(from).map(|rest| format!("{to}{rest}"))

@@ -114,7 +114,7 @@ fn hash(pick: &Pick, hasher: &mut blake3::Hasher) {
 }
 
 /// Whether a tensor of that name has a row a token.
-fn is_embedding(name: &str) -> bool {
+pub(super) fn is_embedding(name: &str) -> bool {
     let mut components = name.split('.');
     layers::of(name).is_none() && components.any(|component| EMBEDDINGS.contains(&component))
 }
@@ -460,7 +460,13 @@ impl<'d> Desk<'d> {
 
 /// How many rows a model's embeddings have.
 fn rows(inputs: &Inputs, model: usize) -> Result<u64, Error> {
-    let rows = embeddings(inputs.tensors_of(model));
+    let whole = inputs.changes[model].iter().find_map(|(name, changes)| {
+        let (adapter, part) = changes.iter().rfind(|(_, part)| part.whole.is_some())?;
+        let stored = &inputs.checkpoints[*adapter].tensors[part.whole.as_ref()?];
+        let rows = stored.shape.first().copied();
+        INPUT.iter().any(|end| name.ends_with(end)).then_some(rows).flatten()
+    });
+    let rows = whole.or_else(|| embeddings(inputs.tensors_of(model)));
     rows.filter(|&rows| rows <= 1 << 24).ok_or_else(|| {
         let what = "it has no embeddings whose rows could be put in order";
         let hint = format!("they are looked for under names such as `{}`", INPUT[0]);

@@ -64,6 +64,27 @@ impl Checkpoint {
         Ok(Self { label, directory, files, tensors, bare: !look.is_dir() })
     }
 
+    /// Opens the directory of an adapter.
+    ///
+    /// # Errors
+    /// All that is wrong with it at once; [`Kind::NoCheckpoint`] where there is none.
+    pub fn open_adapter(path: &Path, io: Io) -> Result<Self> {
+        let directory = fs::canonicalize(path).map_err(|error| absent(path, error))?;
+        let listing = small::names(&directory)?;
+        if !listing.iter().any(|name| name == ADAPTER) {
+            let hint = if listing.iter().any(|name| name.ends_with(".bin")) {
+                "it holds pickled weights: load it with peft and save it with `safe_serialization=True`"
+            } else {
+                "an adapter is `adapter_model.safetensors` with `adapter_config.json`"
+            };
+            return Err(Error::from(Kind::NoCheckpoint { hint: hint.into() }).path(path));
+        }
+        let label = directory.file_name().map(|name| name.to_string_lossy().into_owned());
+        let (files, tensors) = read_all(&directory, &[ADAPTER.into()], None, io)?;
+        let label = label.unwrap_or_else(|| "root".into());
+        Ok(Self { label, directory, files, tensors, bare: false })
+    }
+
     /// Tensors that a host lends, each with its name, dtype, shape and bytes.
     ///
     /// # Errors
@@ -245,7 +266,7 @@ fn no_weights(directory: &Path, listing: &[String]) -> Error {
     } else if ends(&[".gguf"]) {
         "it holds GGUF weights: merge the safetensors they were made from"
     } else if ends(&[ADAPTER, "adapter_config.json"]) {
-        "it is an adapter: merge it into its base first"
+        "it is an adapter: name it with its base, as `base+adapter`"
     } else {
         "a checkpoint holds `model.safetensors`, or shards with `model.safetensors.index.json`"
     };
@@ -259,9 +280,7 @@ fn absent(path: &Path, error: io::Error) -> Error {
     }
     let text = path.to_string_lossy();
     let hub = !text.starts_with(['.', '/', '~']) && text.matches('/').count() == 1;
-    let hint = if text.contains('+') {
-        "adapters (`model+adapter`) are not understood yet: merge the adapter into its model first"
-    } else if hub {
+    let hint = if hub {
         "names of the hub are not read yet: download it, and give its directory"
     } else {
         "paths are relative to the working directory"

@@ -4,6 +4,7 @@
 //! weights holds · `checkpoint`: a directory of them · `dtype`: stored bits to numbers and back · `tree_hash`: BLAKE3 of
 //! parts in any order · `words`: how long the words of a text are.
 
+pub mod adapter;
 pub mod checkpoint;
 pub mod dtype;
 pub mod header;
