@@ -98,7 +98,9 @@ def rows_of(names: tuple[str, ...], tokens: list[str | None], tensor: str, sourc
         (("a",), "a", [*LETTERS, *[None] * 7]),
     ],
 )
-def test_rows_follow_their_tokens(models: Path, names: tuple[str, ...], tokenizer: str, tokens: list[str | None]) -> None:
+def test_rows_follow_their_tokens(
+    models: Path, names: tuple[str, ...], tokenizer: str, tokens: list[str | None]
+) -> None:
     result = bm.merge(recipe(*names, tokenizer_source=tokenizer), out="out")
     source = "base" if tokenizer in {"union", "base"} else tokenizer
     merged = checkpoints.read(models / "out")

@@ -156,6 +156,6 @@ impl<'b> Build<'b> {
 /// A stored tensor of an input, and its file.
 pub(super) fn stored<'p>(plan: &'p Plan, input: usize, tensor: &str) -> (&'p Source, &'p Stored) {
     let checkpoint = &plan.checkpoints[input];
-    let stored = &checkpoint.tensors[tensor];
+    let stored = checkpoint.stored(tensor);
     (&checkpoint.files[stored.file], stored)
 }

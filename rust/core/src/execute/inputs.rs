@@ -34,8 +34,8 @@ pub(super) fn identities(plan: &Plan) -> Value {
 pub(super) fn summaries(plan: &Plan) -> Vec<Value> {
     let of = |(label, checkpoint): (&String, &Checkpoint)| {
         let bytes: u64 =
-            checkpoint.tensors.values().map(|stored| stored.range.end - stored.range.start).sum();
-        json!({ "label": label, "tensors": checkpoint.tensors.len(), "bytes": bytes })
+            checkpoint.all().map(|(_, stored)| stored.range.end - stored.range.start).sum();
+        json!({ "label": label, "tensors": checkpoint.all().count(), "bytes": bytes })
     };
     plan.labels.iter().zip(&plan.checkpoints).map(of).collect()
 }
@@ -56,7 +56,7 @@ pub(super) fn hash_unread<'p>(
 /// Hashes every tensor of every input.
 pub(super) fn hash_all<'p>(plan: &'p Plan, team: Team, progress: &Progress) -> Result<Hashes<'p>> {
     let tensors = |(input, checkpoint): (usize, &'p Checkpoint)| {
-        checkpoint.tensors.keys().map(move |name| (input, name.as_str()))
+        checkpoint.all().map(move |(name, _)| (input, name.as_str()))
     };
     let all: Vec<(usize, &str)> = plan.checkpoints.iter().enumerate().flat_map(tensors).collect();
     let hashes = team.run(all.len(), |index| {
@@ -70,7 +70,7 @@ pub(super) fn hash_all<'p>(plan: &'p Plan, team: Team, progress: &Progress) -> R
 /// The hash of a stored tensor.
 pub(super) fn hash(plan: &Plan, input: usize, tensor: &str, progress: &Progress) -> Result<Hash> {
     let checkpoint = &plan.checkpoints[input];
-    let stored = &checkpoint.tensors[tensor];
+    let stored = checkpoint.stored(tensor);
     let source = &checkpoint.files[stored.file];
     let total = stored.range.end - stored.range.start;
     let mut buffer = Vec::new();
@@ -106,7 +106,7 @@ pub(super) fn fingerprinted(plan: &Plan, hashes: &Hashes<'_>) -> Vec<Value> {
 /// One hash for all that a checkpoint's tensors are: names, dtypes, shapes and bytes, whatever its shards.
 fn fingerprint(plan: &Plan, input: usize, hashes: &Hashes<'_>) -> Hash {
     let mut hasher = blake3::Hasher::new();
-    for (name, stored) in &plan.checkpoints[input].tensors {
+    for (name, stored) in plan.checkpoints[input].all() {
         let hash = hashes.get(&(input, name.as_str())).map(Hash::to_string).unwrap_or_default();
         let line = json!([name, stored.dtype.name(), stored.shape, hash]);
         hasher.update(format!("{line}\n").as_bytes());

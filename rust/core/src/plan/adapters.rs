@@ -127,7 +127,7 @@ impl Inputs {
     /// A model's tensor with what its adapters make of it.
     pub(super) fn adapted(&self, model: usize, at: StoredAt) -> Expression {
         let changes = self.changes[model].get(&*at.tensor);
-        let mut made = Expression::Stored(at);
+        let mut made = self.plain(at);
         for (adapter, part) in changes.into_iter().flatten() {
             let at = |tensor: &String| StoredAt { input: *adapter, tensor: tensor.as_str().into() };
             if let Some(whole) = &part.whole {

@@ -9,8 +9,6 @@ use crate::read::header::Stored;
 /// Parts of the names of matrices with a row a token.
 const EMBEDDINGS: [&str; 6] =
     ["embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out"];
-/// Ends of the names of scales that belong to 8-bit codes.
-const SCALES: [&str; 3] = ["_scale", "_scale_inv", ".scales"];
 
 /// A tensor that a branch lacks.
 pub(super) fn missing(
@@ -121,17 +119,6 @@ pub(super) fn stranger(inputs: &Inputs, input: usize, donor: usize) -> Option<Er
     );
     let hint = "is it of another architecture? `rename` exchanges prefixes of names";
     Some(Error::recipe_with_hint(what, hint).branch(label))
-}
-
-/// An input whose 8-bit codes mean nothing without scales.
-pub(super) fn scaled(inputs: &Inputs, input: usize) -> Option<Error> {
-    let tensors = &inputs.checkpoints[input].tensors;
-    let narrow = tensors.values().any(|stored| stored.dtype.is_float() && stored.dtype.bits() == 8);
-    let scale = tensors.keys().find(|name| SCALES.iter().any(|end| name.ends_with(end)));
-    let scale = scale.filter(|_| narrow)?;
-    let what = "its 8-bit weights have scales beside them, which a merge of the codes would ignore";
-    let hint = "convert it to bfloat16 first";
-    Some(Error::recipe_with_hint(what, hint).tensor(scale).branch(&inputs.labels[input]))
 }
 
 #[cfg(test)]

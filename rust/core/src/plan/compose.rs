@@ -15,7 +15,7 @@ use crate::plan::plan::{Allowed, Job, Plan, Work};
 use crate::plan::recipe::{Extra, Missing, Model, ModelSource, Recipe, Step};
 use crate::plan::vocabulary::{self, Mapped, Vocabulary};
 use crate::plan::{
-    Inputs, Options, adapters, beside, compatibility, config, layers, memory, names, outputs,
+    Inputs, Options, adapters, beside, compatibility, layers, memory, names, outputs, quantised,
     reading, sidecars, template,
 };
 use crate::read::dtype::Dtype;
@@ -48,6 +48,7 @@ pub(super) fn plan(
     let (mut problems, mut warnings) = (Vec::new(), recipe.warnings.clone());
     names::rename(&mut inputs, &recipe.rename, &mut problems);
     names::unwrap(&mut inputs, donor, &mut warnings);
+    quantised::pair(&mut inputs, &mut problems, &mut warnings);
     adapters::pair(&mut inputs, recipe, &mut problems);
     let mut composer = Composer {
         recipe,
@@ -144,18 +145,6 @@ impl Composer<'_> {
     /// What concerns an input as a whole.
     fn check_inputs(&mut self) {
         for input in self.inputs.of_models() {
-            self.problems.extend(compatibility::scaled(self.inputs, input));
-            match self.inputs.checkpoints[input].config() {
-                Ok(Some(said)) if config::quantized(&said) => {
-                    let what = "its weights are quantised (`quantization_config` in config.json)";
-                    let hint = "merge the model that it was made from";
-                    self.problems.push(
-                        Error::recipe_with_hint(what, hint).branch(&self.inputs.labels[input]),
-                    );
-                }
-                Ok(_) => {}
-                Err(error) => self.problems.push(error.branch(&self.inputs.labels[input])),
-            }
             if input != self.donor
                 && let Some(error) = compatibility::stranger(self.inputs, input, self.donor)
             {
@@ -199,7 +188,10 @@ impl Composer<'_> {
             }
             jobs.push(Job {
                 name: name.clone(),
-                dtype: self.recipe.dtype.unwrap_or(stored.dtype),
+                dtype: self
+                    .recipe
+                    .dtype
+                    .unwrap_or_else(|| inputs.kept_as(place.reference.0, &place.reference.1)),
                 shape,
                 what: Work::Merge { expression: merged(expression), double },
             });

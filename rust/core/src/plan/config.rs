@@ -6,7 +6,7 @@ use std::ops::Range;
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::plan::json_text::{replaced, values_by_key};
+use crate::plan::json_text::{member, replaced, values_by_key, without};
 
 use crate::read::dtype::Dtype;
 
@@ -141,9 +141,16 @@ fn of_layers(key: &[u8]) -> bool {
     key.contains("layer") || key.contains("block") || LISTS.contains(&&*key)
 }
 
-/// Whether the weights are of a quantised kind, which a merge would take for plain numbers.
-pub(super) fn quantized(config: &Value) -> bool {
-    config.get("quantization_config").is_some_and(|said| !said.is_null())
+/// The file without what it says of quantisation.
+pub(super) fn without_quantisation(text: &[u8]) -> Vec<u8> {
+    let mut made = text.to_vec();
+    for key in ["quantization_config", "compression_config"] {
+        let start = made.len() - made.trim_ascii_start().len();
+        if let Some(place) = member(&made, start, key) {
+            made = without(&made, &place);
+        }
+    }
+    made
 }
 
 #[cfg(test)]

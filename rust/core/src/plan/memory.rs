@@ -72,11 +72,11 @@ fn worker(job: &Job, checkpoints: &[Checkpoint], io: Io) -> u64 {
     let block = if rows { ROW_BLOCK as u64 } else { BLOCK as u64 };
     let mut buffers = 0;
     expression.leaves(elements, &mut |at, _| {
-        let size = checkpoints[at.input].tensors[&*at.tensor].dtype.bits() / 8;
+        let size = checkpoints[at.input].stored(&at.tensor).dtype.bits() / 8;
         buffers += if io == Io::Read { chunk.max(row) * size } else { 0 };
     });
     let values = (2 * expression.operands() + 3) * block * width(*double);
-    let stored = |at: &StoredAt| checkpoints[at.input].tensors[&*at.tensor].elements();
+    let stored = |at: &StoredAt| checkpoints[at.input].stored(&at.tensor).elements();
     let views = expression.held(width(*double), &stored);
     A_WORKER + values + views + chunk * job.dtype.bits() / 8 + buffers
 }

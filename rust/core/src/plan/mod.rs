@@ -20,6 +20,7 @@ mod names;
 mod outputs;
 #[expect(clippy::module_inception, reason = "the room's main word")]
 pub mod plan;
+mod quantised;
 mod reading;
 pub mod recipe;
 mod sidecars;
@@ -37,6 +38,7 @@ pub use describe::describe;
 use crate::error::{Error, Result};
 use crate::plan::adapters::Changes;
 use crate::plan::plan::Plan;
+use crate::plan::quantised::Scale;
 use crate::plan::recipe::{Recipe, Said};
 use crate::read::adapter::Adapter;
 use crate::read::checkpoint::Checkpoint;
@@ -128,6 +130,8 @@ pub(crate) struct Inputs {
     pub(crate) adapters: BTreeMap<usize, Adapter>,
     /// What adapters make of each model's tensors.
     pub(crate) changes: Vec<Changes>,
+    /// The scales of weights that are codes, by checkpoint.
+    pub(crate) scales: BTreeMap<usize, BTreeMap<String, Scale>>,
 }
 
 /// A model of a recipe.

@@ -81,6 +81,7 @@ impl Truth<'_> {
             made = config::with_tokens(&made, &mapped.moved);
         }
         if of_config {
+            made = config::without_quantisation(&made);
             if let (Some(mapped), Some(rows)) = (mapped, self.rows) {
                 made = config::with_rows(&made, rows, mapped.rows)?;
             }

@@ -38,6 +38,8 @@ pub struct Checkpoint {
     pub files: Vec<Source>,
     /// Its tensors by name.
     pub tensors: BTreeMap<String, Stored>,
+    /// Those that only say how others are stored, where a plan has put them aside.
+    pub aside: BTreeMap<String, Stored>,
     /// Whether it is one file that was named itself, whose neighbours are none of its own.
     bare: bool,
 }
@@ -61,7 +63,8 @@ impl Checkpoint {
         let label =
             named.file_name().map_or("root".into(), |name| name.to_string_lossy().into_owned());
         let (files, tensors) = read_all(&directory, &names, expected.as_ref(), io)?;
-        Ok(Self { label, directory, files, tensors, bare: !look.is_dir() })
+        let (aside, bare) = (BTreeMap::new(), !look.is_dir());
+        Ok(Self { label, directory, files, tensors, aside, bare })
     }
 
     /// Opens the directory of an adapter.
@@ -82,7 +85,7 @@ impl Checkpoint {
         let label = directory.file_name().map(|name| name.to_string_lossy().into_owned());
         let (files, tensors) = read_all(&directory, &[ADAPTER.into()], None, io)?;
         let label = label.unwrap_or_else(|| "root".into());
-        Ok(Self { label, directory, files, tensors, bare: false })
+        Ok(Self { label, directory, files, tensors, aside: BTreeMap::new(), bare: false })
     }
 
     /// Tensors that a host lends, each with its name, dtype, shape and bytes.
@@ -110,7 +113,22 @@ impl Checkpoint {
             tensors.insert(name, stored);
         }
         problems.none(Path::new(label))?;
-        Ok(Self { label: label.into(), directory: PathBuf::new(), files, tensors, bare: true })
+        let (label, directory, aside) = (label.into(), PathBuf::new(), BTreeMap::new());
+        Ok(Self { label, directory, files, tensors, aside, bare: true })
+    }
+
+    /// A tensor, put aside or not.
+    ///
+    /// # Panics
+    /// There is none of that name: a plan names only what it has seen.
+    #[must_use]
+    pub fn stored(&self, name: &str) -> &Stored {
+        self.tensors.get(name).unwrap_or_else(|| &self.aside[name])
+    }
+
+    /// All tensors by name, those that were put aside last.
+    pub fn all(&self) -> impl Iterator<Item = (&String, &Stored)> {
+        self.tensors.iter().chain(&self.aside)
     }
 
     /// That no weight file has changed since it was opened.
