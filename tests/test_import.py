@@ -11,7 +11,8 @@ from collections.abc import Callable
 import program
 import pytest
 
-HEAVY = {"numpy", "torch", "transformers", "click", "rich", "rich_click", "yaml", "asyncio", "socket", "ssl", "logging"}
+NETWORK = {"asyncio", "httpx", "httpx2", "huggingface_hub", "socket", "ssl"}
+HEAVY = {"numpy", "torch", "transformers", "click", "rich", "rich_click", "yaml", "logging"} | NETWORK
 
 
 def modules_after(statement: str) -> set[str]:

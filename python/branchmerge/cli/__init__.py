@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
+HUB = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_VERBOSITY": "error"}
+"""What huggingface_hub is told: progress and warnings are ours to show."""
+
+
 class Stopped(BaseException):
     """A signal asked to stop: `status` is the exit status, 128 and the signal's number."""
 
@@ -28,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; the exit status is returned."""
     _mend_streams()
     said = sys.argv[1:] if arguments is None else list(arguments)
+    for name, value in HUB.items():
+        os.environ.setdefault(name, value)
     try:
         _listen()
         from branchmerge.cli import program
