@@ -109,7 +109,9 @@ class Handler(BaseHTTPRequestHandler):
             name = f"{said['organization']}/{said['name']}"
             self.hub.private[name] = said.get("visibility", said.get("private"))
             known = name in self.hub.repos
-            self.hub.repos.setdefault(name, Repo())
+            if not known:
+                self.hub.repos[name] = Repo()
+                self.hub.repos[name].commit({".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"})
             self.answer(409 if known else 200, {"url": f"{self.hub.endpoint}/{name}"})
         elif path == "/api/validate-yaml":
             self.answer(200, {"errors": [], "warnings": []})
@@ -231,7 +233,7 @@ class Handler(BaseHTTPRequestHandler):
     def branch(self, repo: Repo, name: str, _: bytes) -> None:
         known = name in repo.branches
         if not known:
-            repo.branches[name] = repo.branches.get("main") or repo.commit({}, "main")
+            repo.branches[name] = repo.branches["main"]
         self.answer(409 if known else 200, {})
 
     def commit(self, repo: Repo, branch: str, body: bytes) -> None:

@@ -9,7 +9,7 @@ import branchmerge as bm
 
 GIVEN = {
     "BranchmergeError", "CheckpointError", "Method", "OutputExists", "Parameter", "Plan", "Problem", "Progress",
-    "Pushed",    "RecipeError", "Result", "Verification", "__version__", "fuse", "fuse_tensors", "gradient", "merge",
+    "Pushed", "RecipeError", "Result", "Verification", "__version__", "fuse", "fuse_tensors", "gradient", "merge",
     "methods", "plan", "push", "verify",
 }  # fmt: skip
 

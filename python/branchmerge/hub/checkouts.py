@@ -108,6 +108,7 @@ class Checkouts:
         except Exception:
             raise
         except BaseException as error:
+            client.discard_unfinished({one.repo for one in self.waiting})
             error.hint = "files that were fetched whole stay in the hub's cache"  # type: ignore[attr-defined]
             raise
         self.waiting = []
@@ -182,15 +183,19 @@ def _filled(checkout: Checkout, *, adapter: bool) -> Checkout:
     from branchmerge.hub import client
 
     repo, commit, directory = checkout.name.repo, checkout.commit, checkout.directory
-    there, whole = client.files_of(repo, commit)
-    if not whole:
+    there, unasked = client.files_of(repo, commit)
+    if unasked is not None:
         checkout.warnings.append(
             f"`{checkout.label}` is taken as it lies in the hub's cache: what else it has is not known"
         )
     for name in files.too_large(there):
         checkout.warnings.append(f"`{shown(name)}` of `{checkout.label}` has {there[name]} bytes and is not carried")
     small = client.fetch_small(repo, commit, files.small(there))
-    wanted = files.weights(there, adapter=adapter, index=small.get(files.INDEX))
+    try:
+        wanted = files.weights(there, adapter=adapter, index=small.get(files.INDEX))
+    except files.Refused as error:
+        # What the cache lacks the hub may have.
+        raise unasked or error from None
     jobs = []
     for name in [*small, *wanted]:
         to = directory / name

@@ -6,6 +6,7 @@ half a second to import, so this file is imported only when a recipe has a name 
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -83,25 +84,26 @@ def commit_of(name: Name) -> tuple[str, bool]:
     return commit, fresh
 
 
-def files_of(repo: str, commit: str) -> tuple[dict[str, int], bool]:
-    """The files at a commit with their bytes, and whether these are all: without the hub they may be what is cached."""
+def files_of(repo: str, commit: str) -> tuple[dict[str, int], Exception | None]:
+    """The files at a commit with their bytes; without the hub those in the cache, and why the hub was not asked."""
     try:
         listed = get_cached_repo_tree(repo, revision=commit)
-        return sound((one.path, one.size) for one in listed), True
+        return sound((one.path, one.size) for one in listed), None
     except said_by_hub.CachedRepoTreeNotFoundError:
         pass
     try:
         found = api().list_repo_tree(repo, recursive=True, revision=commit)
-        return sound((one.path, one.size) for one in islice(found, 2 * MOST_FILES) if isinstance(one, RepoFile)), True
+        return sound((one.path, one.size) for one in islice(found, 2 * MOST_FILES) if isinstance(one, RepoFile)), None
     except Exception as error:
         if not _unreached(error):
             raise
+        why = error
         try:
             folder = Path(snapshot_download(repo, revision=commit, local_files_only=True))
         except said_by_hub.LocalEntryNotFoundError:
             raise error from None
     there = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return sound((path.relative_to(folder).as_posix(), path.stat().st_size) for path in there), False
+    return sound((path.relative_to(folder).as_posix(), path.stat().st_size) for path in there), why
 
 
 def cache() -> Path:
@@ -185,6 +187,17 @@ def _fetch_range(url: str, start: int, length: int, out: Any) -> None:
     raise Refused(f"{length} bytes from {start} on were asked for, {out.tell() - begin} came")
 
 
+def discard_unfinished(repos: set[str]) -> None:
+    """Delete what downloads of this process hold half written: huggingface_hub never takes it up again."""
+    blobs = {cache() / f"models--{repo.replace('/', '--')}" / "blobs" for repo in repos}
+    opened = Path("/proc/self/fd")
+    for descriptor in opened.iterdir() if opened.is_dir() else ():
+        with contextlib.suppress(OSError):
+            path = descriptor.readlink()
+            if path.suffix == ".incomplete" and path.parent in blobs:
+                path.unlink()
+
+
 class Ended(Exception):  # noqa: N818 (nobody sees it)
     """Something else ended the work."""
 
@@ -213,6 +226,9 @@ def counting(add: Callable[[int], object], stop: Event | None = None) -> type[tq
 def problem(error: BaseException | None, name: Name, at: str | None = None) -> Problem:
     """What went wrong between a name and its files, as a sentence with a way out."""
     repo = f"`{name.repo}`"
+    if isinstance(error, said_by_hub.LocalEntryNotFoundError):
+        # Not in the cache either: what counts is why the hub did not give it.
+        error = error.__cause__ or error
     status = getattr(getattr(error, "response", None), "status_code", None)
     match error:
         case Refused():

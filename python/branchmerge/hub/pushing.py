@@ -54,7 +54,7 @@ def check(directory: str | os.PathLike[str]) -> Path:
 
 
 def push(path: Path, to: names.Name, *, private: bool, message: str | None) -> Pushed:
-    """Upload a directory in one commit; weights that the repository had and the directory has not are removed."""
+    """Upload a directory in one commit; weights of another checkpoint do not stay beside its own."""
     from branchmerge.hub import client
 
     try:
@@ -75,7 +75,7 @@ def _pushed(path: Path, to: names.Name, *, private: bool, message: str) -> Pushe
     if to.revision is not None:
         api.create_branch(to.repo, branch=to.revision, exist_ok=True)
     old = api.list_repo_files(to.repo, revision=to.revision)
-    stale = [name for name in old if _is_weights(name) and not (path / name).is_file()]
+    stale = [name for name in old if _tells_of_weights(name) and not (path / name).is_file()]
     done = api.upload_folder(
         repo_id=to.repo,
         folder_path=path,
@@ -87,5 +87,6 @@ def _pushed(path: Path, to: names.Name, *, private: bool, message: str) -> Pushe
     return Pushed(to.repo, done.oid, done.commit_url)
 
 
-def _is_weights(name: str) -> bool:
-    return "/" not in name and (name.endswith(".safetensors") or name == files.INDEX)
+def _tells_of_weights(name: str) -> bool:
+    """Whether a file would be wrong beside other weights: weights, their index, their manifest."""
+    return "/" not in name and (name.endswith(".safetensors") or name == files.INDEX or name in files.OWN)
