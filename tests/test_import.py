@@ -55,4 +55,4 @@ def test_help_is_quick(arguments: tuple[str, ...]) -> None:
 
 def test_help_brings_nothing_heavy() -> None:
     brought = modules_after("from branchmerge.cli import main; main(['--help'])")
-    assert not brought & {"numpy", "torch", "transformers", "yaml"}
+    assert not brought & {"numpy", "torch", "transformers", "yaml", "huggingface_hub", "httpx", "httpx2"}
