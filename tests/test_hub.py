@@ -200,6 +200,7 @@ def test_an_interrupted_run_keeps_what_it_fetched(world: World) -> None:
     assert "Traceback" not in told
     world.hub.slow = 0.0
     assert not list(world.home.rglob("*.incomplete"))
+    assert world.left_behind() == []
     kept = {f"org/b/{path.name}": path.stat().st_size for path in snapshots.glob("*/*.safetensors")}
     assert kept
     world.hub.served.clear()
@@ -330,6 +331,18 @@ def test_a_server_that_knows_no_ranges(world: World) -> None:
     assert weights(world.work / "a-b-arcee") == weights(world.work / "here")
 
 
+def test_a_cache_without_room_is_told_by_the_plan(world: World) -> None:
+    script = """
+import shutil
+import branchmerge as bm
+shutil.disk_usage = lambda path: type("Usage", (), {"free": 1000})
+models = [{"model": name, "parameters": {"weight": 1}} for name in ("org/a", "org/b")]
+print(bm.plan({"merge_method": "linear", "models": models}).problems[0].message)
+"""
+    assert "the disk of the hub's cache has 1000 free" in world.python(script)
+    assert world.hub.weights_served() < 6000
+
+
 def test_what_lies_here_is_not_asked_for(world: World) -> None:
     (world.work / "org").mkdir()
     (world.work / "org/a").symlink_to(world.local / "a")
@@ -349,6 +362,7 @@ print(sorted(set(sys.modules) & {{"huggingface_hub", "httpx", "httpx2", "ssl", "
 
 
 def test_in_python(world: World) -> None:
+    world.model("c", 4)
     script = """
 import branchmerge as bm, json
 models = [{"model": name, "parameters": {"weight": 1}} for name in ("org/a", "org/b")]
@@ -357,6 +371,12 @@ phases = []
 result = bm.fuse("org/a", "org/b", progress=lambda done: phases.append((done.phase, done.bytes_done, done.bytes_total)))
 first = [one for one in phases if one[0] == "fetching"]
 print(json.dumps([plan.ok, plan.fetch_bytes, result.status, first[-1][1:], max(one[1] for one in first)]))
+def stop(done):
+    raise ZeroDivisionError
+try:
+    bm.fuse("org/a", "org/c", out="none", progress=stop)
+except ZeroDivisionError:
+    pass
 try:
     bm.fuse("org/a", "org/none")
 except bm.RecipeError as error:

@@ -32,7 +32,7 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Upload DIR to the hub as org/name, in one commit, and print the commit's address.
+    """Upload DIR to the hub as org/name, and print the (last) commit's address.
 
     A result of branchmerge is compared with its manifest first, byte for byte. Hidden files stay here. Weight files
     that the repository had and DIR has not are removed there. Log in with `hf auth login`, or set HF_TOKEN.

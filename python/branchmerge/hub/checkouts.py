@@ -87,29 +87,27 @@ class Checkouts:
         from branchmerge.hub import client
 
         total, count = self.bytes_waiting, len(self.waiting)
-        done, finished = [0], [0]
-        lock, stop = threading.Lock(), threading.Event()
-
-        def add(amount: int, *, whole: int = 0) -> None:
-            with lock:
-                done[0] += amount
-                finished[0] += whole
-                if report is not None:
-                    report(min(max(done[0], 0), total), total, finished[0], count)
+        counted: list[int] = []
+        linked: list[Path] = []
+        stop = threading.Event()
 
         def bring(one: Weights) -> None:
-            path = client.fetch(one.repo, one.commit, one.file, bar=client.counting(add, stop))
+            path = client.fetch(one.repo, one.commit, one.file, bar=client.counting(counted.append, stop))
             one.to.unlink()
             one.to.symlink_to(path)
-            add(0, whole=1)
+            linked.append(one.to)
 
+        def tick() -> None:
+            if report is not None:
+                report(min(max(sum(counted), 0), total), total, len(linked), count)
+
+        jobs = [partial(_named, partial(bring, one), one) for one in self.waiting]
         try:
-            in_parallel([partial(_named, partial(bring, one), one) for one in self.waiting], stop=stop)
-        except Exception:
-            raise
+            in_parallel(jobs, stop=stop, tick=tick)
         except BaseException as error:
             client.discard_unfinished({one.repo for one in self.waiting})
-            error.hint = "files that were fetched whole stay in the hub's cache"  # type: ignore[attr-defined]
+            if not isinstance(error, Exception):
+                error.hint = "files that were fetched whole stay in the hub's cache"  # type: ignore[attr-defined]
             raise
         self.waiting = []
 

@@ -11,6 +11,7 @@ import glob
 import os
 import re
 import struct
+import time
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,8 @@ TRIES = 4
 """How often a file is asked for while the connection breaks."""
 HTTP_ERROR: type[Exception] = said_by_hub.HfHubHTTPError.__mro__[1]
 """What the HTTP library raises; which library that is changes with huggingface_hub."""
+PATIENCE = 30.0
+"""Seconds after which a hub that says nothing cannot be reached."""
 UNREACHED = 500
 """The first status by which a server says that it cannot answer now."""
 LOG_IN = "log in with `hf auth login`, as a user who may read it"
@@ -71,7 +74,7 @@ def commit_of(name: Name) -> tuple[str, bool]:
         known = None
     fresh = True
     try:
-        commit = hub.model_info(name.repo, revision=name.revision, expand=["sha"]).sha
+        commit = hub.model_info(name.repo, revision=name.revision, expand=["sha"], timeout=PATIENCE).sha
         if commit != known:
             # Asked once more, so that the cache remembers it.
             commit = hub.resolve_revision(name.repo, revision=name.revision).resolved
@@ -142,6 +145,7 @@ def fetch(repo: str, commit: str, file: str, *, bar: type[tqdm]) -> Path:
         except HTTP_ERROR as error:
             if attempt == TRIES or isinstance(error, said_by_hub.HfHubHTTPError):
                 raise
+            time.sleep(attempt / 2)
     raise AssertionError
 
 
@@ -184,6 +188,7 @@ def _fetch_range(url: str, start: int, length: int, out: Any) -> None:
         except HTTP_ERROR as error:
             if attempt == TRIES or isinstance(error, said_by_hub.HfHubHTTPError):
                 raise
+            time.sleep(attempt / 2)
     raise Refused(f"{length} bytes from {start} on were asked for, {out.tell() - begin} came")
 
 

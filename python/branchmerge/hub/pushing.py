@@ -25,7 +25,7 @@ class Pushed:
     repo: str
     commit: str
     url: str
-    """Of the commit."""
+    """Of the commit, the last one where huggingface_hub made several."""
 
 
 def target(repo: str, revision: str | None = None) -> names.Name:
@@ -54,7 +54,7 @@ def check(directory: str | os.PathLike[str]) -> Path:
 
 
 def push(path: Path, to: names.Name, *, private: bool, message: str | None) -> Pushed:
-    """Upload a directory in one commit; weights of another checkpoint do not stay beside its own."""
+    """Upload a directory; weights of another checkpoint do not stay beside its own."""
     from branchmerge.hub import client
 
     try:

@@ -147,7 +147,7 @@ def push(
     message: str | None = None,
     progress: Report | None = None,
 ) -> Pushed:
-    """Upload a directory to the hub as `org/name`, in one commit; a result is compared with its manifest first.
+    """Upload a directory to the hub as `org/name`; a result is compared with its manifest first.
 
     `revision` is a branch, made where there is none. Weight files that the repository had and the directory has not are
     removed there; hidden files stay here. Raises `RecipeError` where the directory or the name is wrong or the hub does
@@ -158,6 +158,8 @@ def push(
         found = verify(path, progress=progress)
         if not found.ok:
             raise from_problems(found.problems)
+    if progress is not None:
+        progress(Progress("uploading", 0, 0, 0, 0))
     return pushing.push(path, to, private=private, message=message)
 
 

@@ -18,7 +18,8 @@ class Progress:
     """How far a merge or a verification is."""
 
     phase: str
-    """`fetching` (from the hub), `checking` what an earlier run left, `surveying` the model, `merging`, `syncing`."""
+    """`fetching` (from the hub), `checking` what an earlier run left, `surveying` the model, `merging`, `syncing`;
+    `uploading` (to the hub, with no figures)."""
     bytes_done: int
     bytes_total: int
     tensors_done: int
