@@ -124,8 +124,10 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, {}, code="EntryNotFound")
 
     def do_PUT(self) -> None:
-        data = self.rfile.read(int(self.headers["Content-Length"]))
-        self.hub.uploads[self.path_asked().removeprefix("/upload/")] = data
+        name = self.path_asked().removeprefix("/upload/")
+        if self.hub.slow:
+            threading.Event().wait(100 * self.hub.slow)
+        self.hub.uploads[name] = self.rfile.read(int(self.headers["Content-Length"]))
         self.answer(200, {})
 
     def path_asked(self) -> str:

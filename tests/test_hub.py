@@ -454,6 +454,21 @@ def test_a_push_mixes_no_weights(world: World) -> None:
     assert set(repo.commits[repo.branches["other"]]) == small | {"model.safetensors"}
 
 
+def test_an_interrupted_push_ends(world: World) -> None:
+    world.hub.slow = 0.3
+    command = [program.PROGRAM, "push", str(world.local / "b"), "me/b"]
+    environment = {**program.ENVIRONMENT, **world.environment}
+    running = subprocess.Popen(command, cwd=world.work, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not any(one.startswith("PUT") for one in world.hub.asked) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    _, told = running.communicate(timeout=30)
+    assert (running.returncode, told) == (130, "error: interrupted\n")
+    assert time.monotonic() - start < 3
+
+
 def test_what_is_not_whole_is_not_pushed(world: World) -> None:
     assert world.run("fuse", world.local / "a", world.local / "b", "-o", "out").returncode == 0
     file = world.work / "out/model.safetensors"

@@ -69,7 +69,11 @@ class Checkouts:
         self.waiting: list[Weights] = []
         self.root = Path(tempfile.mkdtemp(prefix="branchmerge-")).resolve()
         self._finalizer = weakref.finalize(self, shutil.rmtree, self.root, ignore_errors=True)
-        self._fill(names.said(content))
+        try:
+            self._fill(names.said(content))
+        except BaseException:
+            self._finalizer()
+            raise
 
     @property
     def bytes_waiting(self) -> int:
@@ -107,6 +111,8 @@ class Checkouts:
         except BaseException as error:
             client.discard_unfinished({one.repo for one in self.waiting})
             if not isinstance(error, Exception):
+                # Threads that are cut off still know this object, which would keep its directories.
+                self._finalizer()
                 error.hint = "files that were fetched whole stay in the hub's cache"  # type: ignore[attr-defined]
             raise
         self.waiting = []

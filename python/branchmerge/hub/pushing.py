@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import glob
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from branchmerge.errors import BranchmergeError, RecipeError, from_problems, shown
+from branchmerge.errors import RecipeError, from_problems, shown
 from branchmerge.hub import files, names
 
 if TYPE_CHECKING:
@@ -56,15 +57,16 @@ def check(directory: str | os.PathLike[str]) -> Path:
 def push(path: Path, to: names.Name, *, private: bool, message: str | None) -> Pushed:
     """Upload a directory; weights of another checkpoint do not stay beside its own."""
     from branchmerge.hub import client
+    from branchmerge.hub.parallel import in_parallel
 
     try:
-        return _pushed(path, to, private=private, message=message or MESSAGE)
-    except BranchmergeError:
-        raise
+        # In a thread of its own: a signal ends the wait for it at once.
+        (pushed,) = in_parallel([partial(_pushed, path, to, private=private, message=message or MESSAGE)])
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, client.HTTP_ERROR):
             raise
         raise from_problems([client.push_problem(error, to)]) from error
+    return pushed
 
 
 def _pushed(path: Path, to: names.Name, *, private: bool, message: str) -> Pushed:

@@ -159,7 +159,7 @@ def push(
         if not found.ok:
             raise from_problems(found.problems)
     if progress is not None:
-        progress(Progress("uploading", 0, 0, 0, 0))
+        progress(Progress("uploading", 0, sum(one.stat().st_size for one in path.rglob("*") if one.is_file()), 0, 0))
     return pushing.push(path, to, private=private, message=message)
 
 

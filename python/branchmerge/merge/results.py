@@ -19,7 +19,7 @@ class Progress:
 
     phase: str
     """`fetching` (from the hub), `checking` what an earlier run left, `surveying` the model, `merging`, `syncing`;
-    `uploading` (to the hub, with no figures)."""
+    `uploading` (to the hub; how far is not told)."""
     bytes_done: int
     bytes_total: int
     tensors_done: int
