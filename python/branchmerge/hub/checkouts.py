@@ -136,11 +136,12 @@ class Checkouts:
             if isinstance(checkout, Checkout):
                 self.waiting += checkout.waiting
                 self.warnings += checkout.warnings
+        self.warnings.sort()
         self.content = names.replaced(self.content, dict(self._paths(said, results)))
 
     def _paths(self, said: list[Said], results: Mapping[Any, Any]) -> list[tuple[str, str]]:
         """Words of the recipe and the paths that they stand for."""
-        from branchmerge.hub import client
+        from branchmerge.hub import failures
 
         found = []
         for one in said:
@@ -155,7 +156,7 @@ class Checkouts:
                     paths.append(part.said)
                     labels.append(Path(part.said).name)
                 else:
-                    self.problems.append(client.problem(result, part.name, one.at))
+                    self.problems.append(failures.problem(result, part.name, one.at))
             if len(paths) == len(one.parts):
                 found.append((one.word, "+".join(paths)))
                 self.labels["+".join(paths)] = "+".join(labels)
@@ -216,13 +217,13 @@ def _filled(checkout: Checkout, *, adapter: bool) -> Checkout:
 
 def _named(job: Callable[[], None], one: Weights) -> None:
     """Do a job of fetching; what goes wrong names the repository."""
-    from branchmerge.hub import client
+    from branchmerge.hub import client, failures
 
     try:
         job()
     except client.Ended:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, client.HTTP_ERROR):
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, failures.HTTP_ERROR):
             raise
-        raise from_problems([client.problem(error, names.Name(one.repo, one.commit))]) from error
+        raise from_problems([failures.problem(error, names.Name(one.repo, one.commit))]) from error

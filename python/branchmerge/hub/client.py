@@ -1,14 +1,13 @@
 """The one place where this package meets huggingface_hub: what names mean, what repositories hold, bytes of files.
 
-Everything that a server or the cache may answer wrongly ends here as `Refused` or as a `Problem`. huggingface_hub takes
-half a second to import, so this file is imported only when a recipe has a name of the hub.
+What a server or the cache may answer wrongly is refused here; `failures` makes sentences of it. huggingface_hub takes
+half a second to import, so both files are imported only when a recipe has a name of the hub.
 """
 
 from __future__ import annotations
 
 import contextlib
 import glob
-import os
 import re
 import struct
 import time
@@ -34,7 +33,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     tqdm,
 )
 
-from branchmerge.errors import Problem, shown
+from branchmerge.errors import shown
+from branchmerge.hub.failures import HTTP_ERROR, unreached
 from branchmerge.hub.files import MOST_FILES, Refused, check_name, sound
 
 if TYPE_CHECKING:
@@ -49,13 +49,8 @@ LONGEST_HEADER = 100_000_000
 """Bytes of the longest header of a safetensors file."""
 TRIES = 4
 """How often a file is asked for while the connection breaks."""
-HTTP_ERROR: type[Exception] = said_by_hub.HfHubHTTPError.__mro__[1]
-"""What the HTTP library raises; which library that is changes with huggingface_hub."""
 PATIENCE = 30.0
 """Seconds after which a hub that says nothing cannot be reached."""
-UNREACHED = 500
-"""The first status by which a server says that it cannot answer now."""
-LOG_IN = "log in with `hf auth login`, as a user who may read it"
 
 
 def api() -> HfApi:
@@ -79,7 +74,7 @@ def commit_of(name: Name) -> tuple[str, bool]:
             # Asked once more, so that the cache remembers it.
             commit = hub.resolve_revision(name.repo, revision=name.revision).resolved
     except Exception as error:
-        if known is None or not _unreached(error):
+        if known is None or not unreached(error):
             raise
         commit, fresh = known, constants.is_offline_mode()
     if commit is None or not COMMIT.fullmatch(commit):
@@ -98,7 +93,7 @@ def files_of(repo: str, commit: str) -> tuple[dict[str, int], Exception | None]:
         found = api().list_repo_tree(repo, recursive=True, revision=commit)
         return sound((one.path, one.size) for one in islice(found, 2 * MOST_FILES) if isinstance(one, RepoFile)), None
     except Exception as error:
-        if not _unreached(error):
+        if not unreached(error):
             raise
         why = error
         try:
@@ -226,70 +221,3 @@ def counting(add: Callable[[int], object], stop: Event | None = None) -> type[tq
             """Their rate."""
 
     return Bar
-
-
-def problem(error: BaseException | None, name: Name, at: str | None = None) -> Problem:
-    """What went wrong between a name and its files, as a sentence with a way out."""
-    repo = f"`{name.repo}`"
-    if isinstance(error, said_by_hub.LocalEntryNotFoundError):
-        # Not in the cache either: what counts is why the hub did not give it.
-        error = error.__cause__ or error
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    match error:
-        case Refused():
-            return Problem(f"{repo}: {error}", error.hint, at=at, kind="recipe")
-        case said_by_hub.RevisionNotFoundError():
-            hint = "a revision is a branch, a tag or a commit"
-            return Problem(f"{repo} has no revision `{shown(name.revision or 'main')}`", hint, at=at)
-        case said_by_hub.GatedRepoError():
-            return Problem(f"{repo} is gated", f"accept its terms on its page, then {LOG_IN}", at=at)
-        case said_by_hub.RepositoryNotFoundError():
-            hint = f"see whether the name is right; where it is private, {LOG_IN}"
-            return Problem(f"neither a directory nor a model of the hub is called {repo}", hint, at=at)
-        case said_by_hub.HfHubHTTPError() if status in {401, 403}:
-            return Problem(f"the hub does not let you read {repo} ({status})", LOG_IN, at=at)
-        case said_by_hub.HfHubHTTPError():
-            return Problem(f"the hub answers {status} for {repo}", "try again later", at=at, kind="os")
-        case OSError() if error.errno is not None:
-            text = f"{repo}: {error.strerror or error}"
-            return Problem(text, getattr(error, "hint", None), at=at, path=_text(error.filename), kind="os")
-    if _unreached(error):
-        return _unreachable(repo, at)
-    text = shown(f"{type(error).__name__}: {error}")
-    return Problem(f"what the hub answers for {repo} cannot be understood: {text}", None, at=at, kind="os")
-
-
-def push_problem(error: Exception, name: Name) -> Problem:
-    """What went wrong with an upload."""
-    repo = f"`{name.repo}`"
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in {401, 403} or isinstance(error, said_by_hub.LocalTokenNotFoundError):
-        return Problem(f"the hub does not let you write to {repo}", "log in with `hf auth login`, as a user who may")
-    if _unreached(error):
-        hint = "unset `HF_HUB_OFFLINE`" if constants.is_offline_mode() else "see whether the network is up"
-        return Problem(f"{repo} cannot be written to: the hub cannot be reached", hint, kind="os")
-    told = getattr(error, "server_message", None) or f"{type(error).__name__}: {error}"
-    return Problem(f"{repo} cannot be written to: {shown(told)}", kind="os")
-
-
-def _unreachable(repo: str, at: str | None) -> Problem:
-    if constants.is_offline_mode():
-        hint = "unset `HF_HUB_OFFLINE` to fetch it, or name a directory"
-        return Problem(
-            f"{repo} is neither a directory nor whole in the hub's cache, and the hub is offline", hint, at=at
-        )
-    hint = "see whether the network is up; what is in the hub's cache needs none"
-    what = f"{repo} is neither a directory nor whole in the hub's cache, and the hub cannot be reached"
-    return Problem(what, hint, at=at, kind="os")
-
-
-def _unreached(error: BaseException | None) -> bool:
-    """Whether nobody answered."""
-    if isinstance(error, said_by_hub.HfHubHTTPError):
-        return error.response.status_code >= UNREACHED
-    nobody = (HTTP_ERROR, ConnectionError, TimeoutError, said_by_hub.LocalEntryNotFoundError)
-    return isinstance(error, (*nobody, said_by_hub.RevisionResolutionError))
-
-
-def _text(path: Any) -> str | None:
-    return os.fsdecode(path) if isinstance(path, str | bytes) else None

@@ -56,16 +56,16 @@ def check(directory: str | os.PathLike[str]) -> Path:
 
 def push(path: Path, to: names.Name, *, private: bool, message: str | None) -> Pushed:
     """Upload a directory; weights of another checkpoint do not stay beside its own."""
-    from branchmerge.hub import client
+    from branchmerge.hub import failures
     from branchmerge.hub.parallel import in_parallel
 
     try:
         # In a thread of its own: a signal ends the wait for it at once.
         (pushed,) = in_parallel([partial(_pushed, path, to, private=private, message=message or MESSAGE)])
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, client.HTTP_ERROR):
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, failures.HTTP_ERROR):
             raise
-        raise from_problems([client.push_problem(error, to)]) from error
+        raise from_problems([failures.push_problem(error, to)]) from error
     return pushed
 
 
