@@ -15,7 +15,7 @@ import checkpoints
 import program
 import pytest
 
-COMMANDS = ["fuse", "merge", "plan", "methods", "verify", "demo"]
+COMMANDS = ["fuse", "merge", "plan", "methods", "verify", "push", "demo"]
 
 
 def errors(text: str) -> list[str]:

@@ -9,8 +9,8 @@ import branchmerge as bm
 
 GIVEN = {
     "BranchmergeError", "CheckpointError", "Method", "OutputExists", "Parameter", "Plan", "Problem", "Progress",
-    "RecipeError", "Result", "Verification", "__version__", "fuse", "fuse_tensors", "gradient", "merge",
-    "methods", "plan", "verify",
+    "Pushed", "RecipeError", "Result", "Verification", "__version__", "fuse", "fuse_tensors", "gradient", "merge",
+    "methods", "plan", "push", "verify",
 }  # fmt: skip
 
 

@@ -49,6 +49,12 @@ def test_one_file_meets_the_engine() -> None:
     assert users == ["engine.py"]
 
 
+def test_two_files_meet_the_hub() -> None:
+    users = [path.name for path in (ROOT / "python").rglob("*.py") if "import huggingface_hub" in path.read_text()]
+    users += [path.name for path in (ROOT / "python").rglob("*.py") if "from huggingface_hub" in path.read_text()]
+    assert sorted(users) == ["client.py", "failures.py"]
+
+
 @pytest.mark.parametrize("folder", ["rust/core/src", "python/branchmerge"])
 def test_nobody_below_prints(folder: str) -> None:
     says = re.compile(r"\be?print(?:ln)?!|^\s*print\(", re.MULTILINE)

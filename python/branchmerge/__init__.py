@@ -9,6 +9,7 @@ plan = bm.plan("recipe.yml")
 merged = bm.fuse_tensors([a.state_dict(), b.state_dict()], base=c.state_dict(), method="ties", weight=[0.5, 0.5])
 bm.methods()["ties"].parameters
 bm.verify("tiny")
+bm.push("tiny", "org/tiny")
 bm.gradient(0, 0.5, 1)
 ```
 
@@ -16,8 +17,9 @@ This is the front door; everything else is private. Importing it does nothing he
 """
 
 from branchmerge.errors import BranchmergeError, CheckpointError, OutputExists, Problem, RecipeError
+from branchmerge.hub.pushing import Pushed
 from branchmerge.merge.engine import VERSION as __version__  # noqa: N811
-from branchmerge.merge.functions import fuse, merge, methods, plan, verify
+from branchmerge.merge.functions import fuse, merge, methods, plan, push, verify
 from branchmerge.merge.recipe import gradient
 from branchmerge.merge.results import Plan, Progress, Result, Verification
 from branchmerge.merge.specs import Method, Parameter
@@ -32,6 +34,7 @@ __all__ = [
     "Plan",
     "Problem",
     "Progress",
+    "Pushed",
     "RecipeError",
     "Result",
     "Verification",
@@ -42,5 +45,6 @@ __all__ = [
     "merge",
     "methods",
     "plan",
+    "push",
     "verify",
 ]

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
+HUB = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_VERBOSITY": "error"}
+"""What huggingface_hub is told: progress and warnings are ours to show."""
+
+INTERRUPTED = 128
+"""From here on a status tells of a signal."""
+
+
 class Stopped(BaseException):
     """A signal asked to stop: `status` is the exit status, 128 and the signal's number."""
 
@@ -28,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; the exit status is returned."""
     _mend_streams()
     said = sys.argv[1:] if arguments is None else list(arguments)
+    for name, value in HUB.items():
+        os.environ.setdefault(name, value)
     try:
         _listen()
         from branchmerge.cli import program
@@ -42,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         status = stopped.status
     _listen_no_more()
+    if status >= INTERRUPTED:
+        _leave_at_once(status)
     return status
 
 
@@ -66,6 +77,13 @@ def _listen() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) in {signal.SIG_DFL, signal.default_int_handler}:
             signal.signal(number, _stop)
+
+
+def _leave_at_once(status: int) -> None:
+    """End without the threads of libraries that are in a transfer: the interpreter would wait for them."""
+    threading = sys.modules.get("threading")
+    if threading is not None and threading.active_count() > 1:
+        os._exit(status)
 
 
 def _listen_no_more() -> None:

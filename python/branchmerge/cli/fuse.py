@@ -30,7 +30,7 @@ def command(
     out: str | None,
     **flags: Any,
 ) -> int:
-    """Fuse CHECKPOINTs, each a directory, into one that is written to DIR.
+    """Fuse CHECKPOINTs, each a directory or a name of the hub (`org/name[@revision]`), into one written to DIR.
 
     For a method of two models (arcee, slerp) the first is the base unless --base names another of them; a method on
     deltas (ties, dare_ties …) wants --base. Arcee Fusion of more than two goes from the right: `fuse code science math`

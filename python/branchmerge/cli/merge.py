@@ -17,8 +17,9 @@ from branchmerge.cli import mergekit, options
 def command(recipe: str, out: str, **flags: Any) -> int:
     """Carry out RECIPE.yml, written in mergekit's language, into the directory OUT.
 
-    Paths in the recipe are relative to the working directory. Every problem is told before anything is written. The
-    same command again resumes an interrupted run. The flags of mergekit-yaml are taken too.
+    Models are directories, relative to the working directory, or names of the hub (`org/name[@revision]`). Every
+    problem is told before anything is written, and before any weights are fetched. The same command again resumes an
+    interrupted run. The flags of mergekit-yaml are taken too.
     """
     from branchmerge.merge import functions
 

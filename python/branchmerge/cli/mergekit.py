@@ -38,7 +38,7 @@ NEEDLESS_VALUES = {
     "--device": "merges run on the CPU, where reading and writing is what takes the time",
     "--lora-merge-cache": "adapters are never merged on the disk",
     "--lora-merge-dtype": "sums are made in full precision",
-    "--transformers-cache": "models are named by their directories",
+    "--transformers-cache": "models of the hub are in its own cache, which `HF_HOME` moves",
     "--write-threads": "tensors are written by all workers as they are done",
 }
 REFUSED = {"--unsafe-truncate-embeddings": "`--allow shape=overlap` merges the rows that all have"}

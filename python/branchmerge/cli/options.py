@@ -28,6 +28,7 @@ DECLARED = (
     click.option("--io", type=click.Choice(["map", "read"]), default="map", help="How inputs are read (map)."),
     click.option("--tokenizer", metavar="WHICH", help="Whose is carried: base, union or one of the models (base)."),
     click.option("--overwrite", is_flag=True, help="Replace what stands at the target, once the result is whole."),
+    click.option("--push", metavar="org/name", help="Upload the result to the hub (org/name@branch: to a branch)."),
     click.option("--dry-run", is_flag=True, help="Tell what would happen, and every problem; write nothing."),
     click.option("--json", "as_json", is_flag=True, help="The result as JSON on standard output, nothing else there."),
     click.option("--quiet", is_flag=True, help="Errors only."),
@@ -48,6 +49,7 @@ class Flags:
     io: str
     tokenizer: str | None
     overwrite: bool
+    push: str | None
     dry_run: bool
     as_json: bool
     quiet: bool
@@ -64,8 +66,10 @@ def shared(command: Callable[..., Any]) -> Callable[..., Any]:
 def run(recipe: Recipe, out: str, flags: Flags) -> int:
     """Plan the recipe and carry it out, or tell its plan; the exit status comes back."""
     from branchmerge.cli.plan import tell_plan
+    from branchmerge.hub import pushing
     from branchmerge.merge import functions
 
+    to = None if flags.push is None else str(pushing.target(flags.push))
     said = functions.with_flags(
         recipe, dtype=flags.dtype, seed=flags.seed, allow=flags.allow, tokenizer=flags.tokenizer
     )
@@ -79,7 +83,24 @@ def run(recipe: Recipe, out: str, flags: Flags) -> int:
         result = functions.carry_out(plan, progress=report)
     _warn([one for one in result.warnings if one not in plan.warnings], flags)
     _tell_result(result, flags)
+    if to is not None:
+        _push(result.out, to, flags)
     return 0
+
+
+def _push(out: str, to: str, flags: Flags) -> None:
+    """Upload the result; where that fails, say how it is tried again without the merge."""
+    from branchmerge.cli.push import tell
+    from branchmerge.merge import functions
+
+    try:
+        with terminal.progress(quiet=flags.quiet) as report:
+            pushed = functions.push(out, to, progress=report)
+    except Exception:
+        terminal.note(f"note: the result is whole; `branchmerge push {out} {to}` tries again")
+        raise
+    if not flags.quiet and not flags.as_json:
+        tell(out, pushed)
 
 
 def _warn(warnings: Iterable[str], flags: Flags) -> None:

@@ -26,7 +26,10 @@ RATE = 1e9
 def command(
     recipe: str, out: str | None, memory: str | None, threads: int | None, *, as_json: bool, quiet: bool, verbose: bool
 ) -> int:
-    """Tell every problem of RECIPE.yml at once, the bytes to read and write, memory, disk; nothing is written."""
+    """Tell every problem of RECIPE.yml at once, the bytes to read and write, memory, disk; nothing is written.
+
+    Of models on the hub only headers and small files are fetched.
+    """
     from branchmerge.merge import functions
 
     del verbose
@@ -65,6 +68,7 @@ def _rows(plan: Plan) -> list[list[str]]:
     room = "" if free is None else f", {terminal.size(free)} free"
     rows += [
         ["result", _result(plan)],
+        *([["fetched", f"{terminal.size(plan.fetch_bytes)} from the hub"]] if plan.fetch_bytes else []),
         ["read", terminal.size(plan.read_bytes)],
         ["written", terminal.size(plan.write_bytes)],
         ["passes", ", ".join(f"{count:,} tensors read {_times(times)}" for times, count in plan.passes.items())],

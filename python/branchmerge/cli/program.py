@@ -16,7 +16,7 @@ from branchmerge.merge.engine import VERSION
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("fuse", "merge", "plan", "methods", "grams", "verify", "demo", "schema")
+COMMANDS = ("fuse", "merge", "plan", "methods", "grams", "verify", "push", "demo", "schema")
 """Each is a file beside this one with a `command` in it."""
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 VERSION: str = _core.__version__
+MANIFEST = "branchmerge.json"
+"""The file beside the weights that tells how they were made."""
 
 
 def plan(recipe: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[_core.Plan, dict[str, Any]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from branchmerge.errors import BranchmergeError, Problem, RecipeError, from_problems, shown
+from branchmerge.hub import names, pushing
 from branchmerge.merge import engine, model_card
 from branchmerge.merge.recipe import Recipe, allowing, default_out, from_data, fused, size
 from branchmerge.merge.results import Plan, Progress, Result, Verification
@@ -18,6 +19,8 @@ from branchmerge.merge.specs import Method
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from branchmerge.hub.pushing import Pushed
 
     Checkpoint = str | os.PathLike[str] | Mapping[str, Any]
     Source = str | os.PathLike[str] | Mapping[str, Any]
@@ -135,6 +138,31 @@ def verify(
     return Verification(problems, said["tensors"], said["bytes"], said["seconds"])
 
 
+def push(
+    directory: str | os.PathLike[str],
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    progress: Report | None = None,
+) -> Pushed:
+    """Upload a directory to the hub as `org/name`; a result is compared with its manifest first.
+
+    `revision` is a branch, made where there is none. Weight files that the repository had and the directory has not are
+    removed there; hidden files stay here. Raises `RecipeError` where the directory or the name is wrong or the hub does
+    not know you, `CheckpointError` where the directory is not what its manifest says.
+    """
+    to, path = pushing.target(repo, revision), pushing.check(directory)
+    if (path / engine.MANIFEST).exists():
+        found = verify(path, progress=progress)
+        if not found.ok:
+            raise from_problems(found.problems)
+    if progress is not None:
+        progress(Progress("uploading", 0, sum(one.stat().st_size for one in path.rglob("*") if one.is_file()), 0, 0))
+    return pushing.push(path, to, private=private, message=message)
+
+
 def methods() -> dict[str, Method]:
     """All merge methods by name."""
     found = [Method.from_core(said) for said in engine.methods()]
@@ -170,7 +198,17 @@ def with_flags(
 
 def decide(recipe: Recipe, options: Options) -> Plan:
     """The plan of a recipe, its problems in the order of the file."""
-    handle, said = engine.plan(recipe.content, options.for_engine())
+    how = options.for_engine()
+    if names.said(recipe.content):
+        from branchmerge.merge import from_hub
+
+        return from_hub.decide(recipe, how, planned)
+    return planned(recipe, how)
+
+
+def planned(recipe: Recipe, how: Mapping[str, Any]) -> Plan:
+    """The plan of a recipe of directories; `how` is what the engine is told beside it."""
+    handle, said = engine.plan(recipe.content, how)
     return Plan.from_core(said, problems_of(recipe, said), handle)
 
 
@@ -181,7 +219,9 @@ def problems_of(recipe: Recipe, said: Mapping[str, Any]) -> tuple[Problem, ...]:
 
 
 def carry_out(decided: Plan, *, progress: Report | None = None) -> Result:
-    """Carry a plan out; raises all its problems as one error."""
+    """Carry a plan out, fetching first what is not here yet; raises all its problems as one error."""
+    if decided.fetch is not None and not decided.problems:
+        decided = decided.fetch(progress)
     if decided.problems or decided.handle is None:
         raise from_problems(decided.problems)
     sidecars = {model_card.NAME: model_card.write(decided)}

@@ -21,6 +21,8 @@ PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*(?:[./-][A-Za-z0-9_]+)*")
 WORDS_OF_YAML = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 CACHED = re.compile(r"models--([A-Za-z0-9_.-]+?)--([A-Za-z0-9_.-]+)/snapshots/[^/]+/?")
 """Where a hub cache keeps a checkpoint: its directory names the repository."""
+PINNED = re.compile(r"^([A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+)@[0-9a-f]{40}$")
+"""What an input from the hub is called: its commit stands in the manifest and in the recipe below."""
 
 
 def write(plan: Plan) -> bytes:
@@ -45,7 +47,7 @@ def write(plan: Plan) -> bytes:
 
 def _model(one: Input) -> str:
     cached = CACHED.fullmatch("/".join(PurePath(one.path).parts[-3:]))
-    return f"{cached[1]}/{cached[2]}" if cached else one.label
+    return f"{cached[1]}/{cached[2]}" if cached else PINNED.sub(r"\1", one.label)
 
 
 def _base(plan: Plan) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from branchmerge.errors import Problem, RecipeError, from_problems, shown
+from branchmerge.hub import names
 from branchmerge.merge.specs import Method, named
 
 if TYPE_CHECKING:
@@ -212,6 +213,9 @@ def _label(said: Any) -> str:
     if hasattr(said, "items"):
         return "merge"
     path = os.fsdecode(os.fspath(said))
+    parts = names.parts(path)
+    if parts:
+        return "+".join(part.name.repo.split("/")[1] if part.name else Path(part.said).name for part in parts)
     name = Path(path).name
     return Path(path).resolve().name or "root" if name in {"", ".."} else name
 

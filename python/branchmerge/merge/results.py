@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from branchmerge.errors import Problem, bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from branchmerge import _core
 
@@ -18,7 +18,8 @@ class Progress:
     """How far a merge or a verification is."""
 
     phase: str
-    """`checking` what an earlier run left, `surveying` the whole model, `merging`, `syncing`."""
+    """`fetching` (from the hub), `checking` what an earlier run left, `surveying` the model, `merging`, `syncing`;
+    `uploading` (to the hub; how far is not told)."""
     bytes_done: int
     bytes_total: int
     tensors_done: int
@@ -77,8 +78,14 @@ class Plan:
     """What an `allow` rule lets through: rule, tensor, branch."""
     state: str = "new"
     """`new`, or `resumes` where an earlier run left off."""
+    fetch_bytes: int = 0
+    """Weights that the hub has and this machine does not yet: they are fetched before the merge."""
     handle: _core.Plan | None = field(default=None, repr=False, compare=False)
     """The engine's own plan."""
+    fetch: Callable[[Callable[[Progress], object] | None], Plan] | None = field(default=None, repr=False, compare=False)
+    """Where weights are to be fetched: fetches them, and gives the plan that can be carried out."""
+    held: object = field(default=None, repr=False, compare=False)
+    """What must not go before the plan does: the directories it reads."""
 
     @classmethod
     def from_core(cls, said: Mapping[str, Any], problems: tuple[Problem, ...], handle: _core.Plan) -> Plan:

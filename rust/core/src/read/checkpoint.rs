@@ -299,7 +299,7 @@ fn absent(path: &Path, error: io::Error) -> Error {
     let text = path.to_string_lossy();
     let hub = !text.starts_with(['.', '/', '~']) && text.matches('/').count() == 1;
     let hint = if hub {
-        "names of the hub are not read yet: download it, and give its directory"
+        "only models are fetched from the hub: give a file or a directory"
     } else {
         "paths are relative to the working directory"
     };
