@@ -32,6 +32,8 @@ DTYPES = {
     "float8_e5m2": [],
 }
 """What a result may be stored in, and the other names of each."""
+NUMBERS = {"float": "number", "integer": "whole"}
+"""Types of numbers, and what their definitions are called."""
 
 
 def ref(name: str) -> Schema:
@@ -78,19 +80,19 @@ def definitions(known: Mapping[str, Method]) -> Schema:
 
 def kind(one: Parameter) -> str:
     """The name of what a parameter takes."""
-    if one.type == "float":
+    if one.type in NUMBERS:
         low, high = one.range or (None, None)
         ends = ["" if low is None else f"_from_{low:g}", "" if high is None else f"_to_{high:g}"]
-        return "number" + "".join(ends)
+        return NUMBERS[one.type] + "".join(ends)
     return "_or_".join([*(["flag"] if one.type.startswith("bool") else []), *one.choices])
 
 
 def value(one: Parameter) -> Schema:
     """One value of a parameter."""
-    if one.type == "float":
+    if one.type in NUMBERS:
         low, high = one.range or (None, None)
         ends = {"minimum": low, "maximum": high}
-        return {"type": ["number", "string"], **{k: v for k, v in ends.items() if v is not None}, "pattern": NUMBER}
+        return {"type": ["integer" if one.type == "integer" else "number", "string"], **{k: v for k, v in ends.items() if v is not None}, "pattern": NUMBER}
     if one.type == "bool":
         return FLAG
     words: Schema = {"type": "string", "enum": list(one.choices)}

@@ -56,7 +56,7 @@ def source() -> Schema:
 
 def tokenizer() -> Schema:
     """The tokenizer of the result, token by token where need be."""
-    rows = {"type": ["integer", "null"], "minimum": 1}
+    rows = {"type": ["integer", "null"], "minimum": 1, "maximum": 65536}
     tokens = {"type": ["object", "null"], "additionalProperties": token()}
     keys = {
         "source": {**source(), "default": "union"},
@@ -91,13 +91,14 @@ def token() -> Schema:
         {
             "source": about(row, "The model whose row it is; or `{kind: model_token, …}`, or `{kind: zero}`."),
             "force": about(force, "Take that row for all models, those too that have the token."),
-        }
+        },
+        required=["source"],
     )
 
 
 def chat_template() -> Schema:
     """The chat template of the result."""
-    text = {"type": ["string", "null"], "anyOf": [{"enum": [*TEMPLATES, None]}, {"type": "string"}]}
+    text = {"type": ["string", "null"], "anyOf": [{"enum": [*TEMPLATES, None]}, {"pattern": "\\{\\{|\\{%"}]}
     return about(text, "The chat template of the result: a known one by its name, `auto`, or a template in Jinja.")
 
 

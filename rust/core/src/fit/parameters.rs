@@ -12,6 +12,13 @@ pub enum Type {
         /// Greatest value.
         high: f64,
     },
+    /// A whole number within the bounds, both included.
+    Whole {
+        /// Least value.
+        low: f64,
+        /// Greatest value.
+        high: f64,
+    },
     /// True or false.
     Flag,
     /// One of some words.
@@ -51,6 +58,7 @@ impl Parameter {
         let bound = |value: f64| (value.abs() < f64::MAX).then_some(value);
         let (kind, range, choices): (_, _, &[&str]) = match self.kind {
             Type::Number { low, high } => ("float", Some([bound(low), bound(high)]), &[]),
+            Type::Whole { low, high } => ("integer", Some([bound(low), bound(high)]), &[]),
             Type::Flag => ("bool", None, &[]),
             Type::Choice(words) => ("choice", None, words),
             Type::FlagOrChoice(words) => ("bool_or_choice", None, words),

@@ -270,6 +270,7 @@ fn variants<M: Method>(method: &M, branches: usize) -> Vec<Parameters> {
             Type::Number { low, high } => {
                 [low.max(-3.0), 0.0, 0.1, 0.5, high.min(3.0)].map(Value::Number).into()
             }
+            Type::Whole { low, high } => [low, high.min(3.0)].map(Value::Number).into(),
             Type::Flag => [true, false].map(Value::Flag).into(),
             Type::Choice(words) => words.iter().map(|word| Value::Choice(word)).collect(),
             Type::FlagOrChoice(words) => {

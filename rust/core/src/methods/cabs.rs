@@ -25,17 +25,17 @@ static SPEC: Spec = Spec {
         WEIGHT,
         Parameter {
             name: "n",
-            kind: Type::Number { low: 1.0, high: 65_536.0 },
+            kind: Type::Whole { low: 1.0, high: 65_536.0 },
             default: Some(Value::Number(64.0)),
             per: Per::Global,
-            help: "how many of a group each branch keeps; a whole number",
+            help: "how many of a group each branch keeps",
         },
         Parameter {
             name: "m",
-            kind: Type::Number { low: 1.0, high: 65_536.0 },
+            kind: Type::Whole { low: 1.0, high: 65_536.0 },
             default: Some(Value::Number(256.0)),
             per: Per::Global,
-            help: "how many neighbours are a group; a whole number",
+            help: "how many neighbours are a group",
         },
         LAMBDA,
     ],
@@ -50,10 +50,10 @@ static SPEC: Spec = Spec {
 
 fn check(parameters: &Parameters) -> Result<()> {
     let (n, m) = (parameters.number("n"), parameters.number("m"));
-    if n.fract() == 0.0 && m.fract() == 0.0 && n >= 1.0 && n <= m {
+    if n <= m {
         return Ok(());
     }
-    let what = format!("`n` is {n} and `m` is {m}, expected whole numbers, n from 1 to m");
+    let what = format!("`n` is {n} and `m` is {m}, expected at most m");
     Err(Error::recipe_with_hint(what, "the paper keeps 64 of 256"))
 }
 

@@ -30,7 +30,7 @@ static SPEC: Spec = Spec {
         DENSITY,
         Parameter {
             name: "rank",
-            kind: Type::Number { low: 0.0, high: 65_536.0 },
+            kind: Type::Whole { low: 0.0, high: 65_536.0 },
             default: Some(Value::Number(0.0)),
             per: Per::Global,
             help: "directions that a branch brings, at most; 0: all that it has",

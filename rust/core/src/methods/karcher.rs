@@ -28,7 +28,7 @@ static SPEC: Spec = Spec {
         SHARE,
         Parameter {
             name: "max_iter",
-            kind: Type::Number { low: 0.0, high: 10_000.0 },
+            kind: Type::Whole { low: 0.0, high: 10_000.0 },
             default: Some(Value::Number(10.0)),
             per: Per::Global,
             help: "steps at most",

@@ -44,10 +44,10 @@ static SPEC: Spec = Spec {
     parameters: &[
         Parameter {
             name: "rank",
-            kind: Type::Number { low: 0.0, high: 65_536.0 },
+            kind: Type::Whole { low: 0.0, high: 65_536.0 },
             default: Some(Value::Number(1.0)),
             per: Per::Global,
-            help: "how many leading directions of each delta are its head; a whole number",
+            help: "how many leading directions of each delta are its head",
         },
         Parameter {
             name: "head",
@@ -84,10 +84,6 @@ static SPEC: Spec = Spec {
 };
 
 fn check(parameters: &Parameters) -> Result<()> {
-    if parameters.number("rank").fract() != 0.0 {
-        let what = format!("`rank` is {}, expected a whole number", parameters.number("rank"));
-        return Err(Error::recipe(what));
-    }
     let [least, most] = ["beta_min", "beta_max"].map(|name| parameters.number(name));
     if least > most {
         return Err(Error::recipe(format!("`beta_min` {least} is above `beta_max` {most}")));

@@ -111,16 +111,12 @@ impl Pair<'_> {
 
 fn differs(found: &[u64], expected: &[u64], hint: Option<&'static str>) -> Error {
     let what = "the adapter's shape differs";
-    match hint {
-        Some(hint) => {
-            let what = format!("{what}: found {found:?}, expected {expected:?}");
-            Error::recipe_with_hint(what, hint)
-        }
-        None => {
-            let (found, expected) = (format!("{found:?}"), format!("{expected:?}"));
-            Kind::Mismatch { what, found, expected, allow: None }.into()
-        }
+    if let Some(hint) = hint {
+        let what = format!("{what}: found {found:?}, expected {expected:?}");
+        return Error::recipe_with_hint(what, hint);
     }
+    let (found, expected) = (format!("{found:?}"), format!("{expected:?}"));
+    Kind::Mismatch { what, found, expected, allow: None }.into()
 }
 
 impl Inputs {

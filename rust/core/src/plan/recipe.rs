@@ -465,6 +465,16 @@ fn not_yet(what: &str) -> Error {
     )
 }
 
+/// A whole number, also one that is written with a point.
+fn whole(said: &Value) -> Option<u64> {
+    let whole = |number: f64| {
+        // All such numbers below 2^53 are exact.
+        let fits = number.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&number);
+        fits.then_some(number as u64)
+    };
+    said.as_u64().or_else(|| said.as_f64().and_then(whole))
+}
+
 /// A value as a message shows it.
 fn show(value: &Value) -> String {
     format!("`{}`", shown(&value.as_str().map_or_else(|| value.to_string(), str::to_owned)))

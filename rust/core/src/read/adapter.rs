@@ -1,4 +1,4 @@
-//! A LoRA adapter as peft saves it: thin matrices whose products are added to weights, and weights that it has whole.
+//! An adapter as peft saves it: thin matrices whose products are added to weights, and weights that it has whole.
 //!
 //! `LoRA`: Hu et al., arXiv 2106.09685; rank-stabilised: Kalajdzievski, arXiv 2312.03732; `DoRA`: Liu et al., arXiv 2402.09353.
 

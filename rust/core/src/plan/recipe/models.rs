@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::step::Frame;
-use super::{BESIDE, MOST_MODELS, Model, ModelSource, Reading, inside, kind, not_yet, show};
+use super::{BESIDE, MOST_MODELS, Model, ModelSource, Reading, inside, kind, not_yet, show, whole};
 use crate::error::Error;
 
 /// A model as it is listed.
@@ -86,8 +86,7 @@ impl Reading {
     /// A range of layers, where one is said.
     fn range(&mut self, said: Option<&Value>, at: &str) -> Option<[u64; 2]> {
         let said = said.filter(|said| !said.is_null())?;
-        let ends: Vec<u64> =
-            said.as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+        let ends: Vec<u64> = said.as_array().into_iter().flatten().filter_map(whole).collect();
         let count = said.as_array().map_or(0, Vec::len);
         match ends[..] {
             [first, end] if count == 2 && first < end => Some([first, end]),
@@ -168,7 +167,7 @@ impl Reading {
     /// How many layers the sources of a slice are meant with; none for all.
     pub(super) fn layers_of(map: &Map<String, Value>) -> Option<u64> {
         let first = map.get("sources")?.get(0)?.get(RANGE)?;
-        first.get(1)?.as_u64()?.checked_sub(first.get(0)?.as_u64()?)
+        whole(first.get(1)?)?.checked_sub(whole(first.get(0)?)?)
     }
 }
 

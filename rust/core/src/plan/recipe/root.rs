@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Allow, Extra, Missing, Reading, Rename, inside, show};
+use super::{Allow, Extra, Missing, Reading, Rename, inside, show, whole};
 use crate::error::Error;
 use crate::read::dtype::Dtype;
 
@@ -53,7 +53,7 @@ impl Reading {
 
     pub(super) fn seed(&mut self, map: &Map<String, Value>) -> u64 {
         let Some(said) = map.get("seed").filter(|said| !said.is_null()) else { return 0 };
-        said.as_u64().unwrap_or_else(|| {
+        whole(said).unwrap_or_else(|| {
             self.problem(
                 "seed",
                 Error::value("seed", show(said), "a whole number from 0 to 2^64 - 1"),

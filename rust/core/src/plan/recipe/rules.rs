@@ -36,6 +36,8 @@ impl Reading {
         let filter = self.filter(map.get("filter"), at);
         let method = self.method(map, at)?;
         let (base, branches) = self.models_of_rule(method, at, step)?;
+        // Files beside the models are for the merge around it.
+        self.check_beside(method, at, base.is_some(), [false, false]);
         let spec = method.spec();
         if branches.len() < spec.fewest || spec.most.is_some_and(|most| branches.len() > most) {
             let what = format!("`{}` does not take {} models", spec.name, branches.len());
@@ -83,8 +85,11 @@ impl Reading {
             Base::Optional => Some((base, branches)),
             Base::Required | Base::First if base.is_some() => Some((base, branches)),
             _ => {
-                let what = format!("`{}` needs a base, and `base_model` is missing", spec.name);
-                self.problem(at, Error::recipe_with_hint(what, "add `base_model: PATH`"));
+                let outer = step.method.spec().name;
+                let what =
+                    format!("`{}` needs a base, and `{outer}` around it has none", spec.name);
+                let hint = "a rule has the base of the merge around it";
+                self.problem(at, Error::recipe_with_hint(what, hint));
                 None
             }
         }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::models::{Listed, same};
 use super::settings::Settings;
 use super::values::{Level, Shared};
-use super::{DEEPEST, Lines, Model, ModelSource, Reading, Step, inside, show};
+use super::{BESIDE, DEEPEST, Lines, Model, ModelSource, Reading, Step, inside, show};
 use crate::error::{Error, shown};
 use crate::fit::method::{AnyMethod, Base};
 use crate::fit::parameters::Per;
@@ -55,16 +55,27 @@ impl Reading {
         let listed = self.models(frame);
         let base = self.base(frame);
         let listed = listed?;
-        let method = Self::of_module(frame, method?, base.as_ref(), &listed);
+        let (said, method) = (method?, Self::of_module(frame, method?, base.as_ref(), &listed));
+        let copied = said.spec().name != method.spec().name;
         self.even(&listed, frame);
         let (base, donor, listed) = self.place_base(method, base, listed, at)?;
         if let (Some(base), true) = (&base, listed.is_empty()) {
             self.warnings.push(format!("no model is left besides the base `{}`", shown(&base.at)));
-            return Some(self.alone(frame, base.clone()));
+            // What is said of the merge does nothing, and is read all the same.
+            let shared = Shared { levels: &frame.shared, found: false };
+            self.parameters(method, &shared, &[], false);
+            self.lines(map, at, true);
+            let mut step = self.alone(frame, base.clone());
+            if frame.depth == 0 {
+                step.rules = self.rules(map, &step);
+            }
+            return Some(step);
         }
         let fold = self.count(method, &listed, frame)?;
         let own: Vec<_> = listed.iter().map(|one| (one.at.clone(), one.parameters)).collect();
-        let auto_weight = self.auto_weight(map, at, method, base.is_some());
+        // A module that is copied has no weights, and changes no base.
+        let auto_weight =
+            if copied { None } else { self.auto_weight(map, at, method, base.is_some()) };
         let shared = Shared { levels: &frame.shared, found: auto_weight.is_some() };
         let parameters = self.parameters(method, &shared, &own, fold)?;
         let [importance, grams] = [0, 1].map(|key| self.beside(&listed, key));
@@ -77,7 +88,7 @@ impl Reading {
             self.problem(&inside(at, "auto_weight"), error);
         }
         let branches: Vec<Model> = listed.into_iter().map(|one| one.model).collect();
-        let lines = self.lines(map, at, base.is_some());
+        let lines = if copied { None } else { self.lines(map, at, base.is_some()) };
         let cuts = self.cuts(method, &parameters, at);
         let asked = auto_weight.map(Question::Weights).into_iter().chain(cuts);
         let surveys = asked.map(|question| self.ask(question)).collect();
@@ -129,7 +140,8 @@ impl Reading {
         base: Option<&Model>,
         listed: &[Listed<'_>],
     ) -> &'static dyn AnyMethod {
-        let alone = frame.models.1.starts_with("modules.")
+        let alone = frame.depth == 0
+            && frame.models.1.starts_with("modules.")
             && listed.len() == 1
             && base.is_none_or(|base| same(&listed[0].model, base));
         if alone { methods::passthrough() } else { method }
@@ -187,7 +199,7 @@ impl Reading {
     }
 
     /// Whether what stands beside the models is what the method takes.
-    fn check_beside(
+    pub(super) fn check_beside(
         &mut self,
         method: &'static dyn AnyMethod,
         at: &str,
@@ -312,6 +324,7 @@ impl Reading {
             (_, Some(base)) => {
                 if let Some(i) = same {
                     let own = listed.remove(i);
+                    self.read_base(method, &own);
                     if own.parameters.is_some_and(|parameters| !parameters.is_empty()) {
                         self.warnings
                             .push(format!("`{}` does nothing: it is the base's", shown(&own.at)));
@@ -324,6 +337,17 @@ impl Reading {
                 self.problem(at, Error::recipe_with_hint(what, "add `base_model: PATH`"));
                 None
             }
+        }
+    }
+
+    /// Reads what stands beside the base, of which nothing counts.
+    fn read_base(&mut self, method: &'static dyn AnyMethod, own: &Listed<'_>) {
+        if let Some(parameters) = own.parameters {
+            self.read(method, parameters, &own.at, Some(false));
+        }
+        for (key, _) in BESIDE.iter().zip(&own.beside).filter(|(_, file)| file.is_some()) {
+            let what = format!("`{key}` says something of a branch, and this is the base");
+            self.problem(&own.model.at, Error::recipe_with_hint(what, "leave it out"));
         }
     }
 

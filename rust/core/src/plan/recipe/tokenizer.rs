@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 
 use super::{
-    Reading, Template, Token, TokenSource, Tokenizer, TokenizerSource, inside, kind, show,
+    Reading, Template, Token, TokenSource, Tokenizer, TokenizerSource, inside, kind, show, whole,
 };
 use crate::error::Error;
 
@@ -54,7 +54,7 @@ impl Reading {
         self.only(said, "tokenizer", &KEYS);
         let multiple = said.get("pad_to_multiple_of").filter(|said| !said.is_null());
         let multiple = multiple.and_then(|said| {
-            let number = said.as_u64().filter(|number| (1..=MOST_MULTIPLE).contains(number));
+            let number = whole(said).filter(|number| (1..=MOST_MULTIPLE).contains(number));
             if number.is_none() {
                 let expected = format!("a number from 1 to {MOST_MULTIPLE}");
                 let error = Error::value("pad_to_multiple_of", show(said), expected);
@@ -131,7 +131,7 @@ impl Reading {
             return Some(TokenSource::Zero);
         }
         let model = word("model").filter(|path| is_path(path)).map(PathBuf::from);
-        let row = said.get("token_id").filter(|said| !said.is_null()).map(Value::as_u64);
+        let row = said.get("token_id").filter(|said| !said.is_null()).map(whole);
         let found = match (word("kind"), model, word("token"), row) {
             (Some("model_token"), Some(model), Some(token), None) => {
                 Some(TokenSource::Token(model, token.to_owned()))

@@ -109,7 +109,7 @@ impl Reading {
     }
 
     /// The values in one place. `of_model` is none for those of the whole merge, else whether the merge is folded.
-    fn read(
+    pub(super) fn read(
         &mut self,
         method: &'static dyn AnyMethod,
         map: &Map<String, Said>,
@@ -228,6 +228,10 @@ impl Reading {
             Type::Number { low, high } => {
                 number(said).filter(|number| (low..=high).contains(number)).map(Value::Number)
             }
+            Type::Whole { low, high } => {
+                let whole = number(said).filter(|number| number.fract() == 0.0);
+                whole.filter(|number| (low..=high).contains(number)).map(Value::Number)
+            }
             Type::Flag => flag(said).map(Value::Flag),
             Type::Choice(words) => word(said, words),
             Type::FlagOrChoice(words) => flag(said).map(Value::Flag).or_else(|| word(said, words)),
@@ -323,7 +327,9 @@ fn expected(kind: Type) -> String {
         Type::Number { low, high } if low == f64::MIN && high == f64::MAX => {
             "a finite number".into()
         }
+        Type::Number { low, high: f64::MAX } => format!("a number from {low} on"),
         Type::Number { low, high } => format!("a number from {low} to {high}"),
+        Type::Whole { low, high } => format!("a whole number from {low} to {high}"),
         Type::Flag => "true or false".into(),
         Type::Choice(words) => list(words),
         Type::FlagOrChoice(words) => format!("true, false or {}", list(words)),
