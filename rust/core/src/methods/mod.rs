@@ -124,9 +124,10 @@ mod tests {
                 assert!(!parameter.help.is_empty(), "{} {}", spec.name, parameter.name);
                 let fits = match (parameter.kind, parameter.default) {
                     (_, None) => true,
-                    (Type::Number { low, high }, Some(Value::Number(value))) => {
-                        (low..=high).contains(&value)
-                    }
+                    (
+                        Type::Number { low, high } | Type::Whole { low, high },
+                        Some(Value::Number(value)),
+                    ) => (low..=high).contains(&value),
                     (Type::Flag | Type::FlagOrChoice(_), Some(Value::Flag(_))) => true,
                     (
                         Type::Choice(words) | Type::FlagOrChoice(words),

@@ -33,7 +33,7 @@ pub(super) struct Composer<'c> {
     warnings: Vec<String>,
     /// How many layers the result has.
     layers: u64,
-    /// Inputs that share nothing with the donor: told once.
+    /// Inputs that share nothing with the donor, or are not understood: told once.
     strangers: BTreeSet<usize>,
 }
 
@@ -48,7 +48,7 @@ pub(super) fn plan(
     let (mut problems, mut warnings) = (Vec::new(), recipe.warnings.clone());
     names::rename(&mut inputs, &recipe.rename, &mut problems);
     names::unwrap(&mut inputs, donor, &mut warnings);
-    quantised::pair(&mut inputs, &mut problems, &mut warnings);
+    let strangers = quantised::pair(&mut inputs, &mut problems, &mut warnings);
     adapters::pair(&mut inputs, recipe, &mut problems);
     let mut composer = Composer {
         recipe,
@@ -59,7 +59,7 @@ pub(super) fn plan(
         allowed: Vec::new(),
         warnings,
         layers: 0,
-        strangers: BTreeSet::new(),
+        strangers,
     };
     composer.vocabulary =
         vocabulary::of(recipe, &inputs, first, &mut composer.problems, &mut composer.warnings);

@@ -3,6 +3,8 @@
 //! Understood are a scale for each block (`weight_scale_inv`, as DeepSeek-V3 has it, arXiv 2412.19437, section 3.3), for
 //! each row or for all (`weight_scale`, as compressed-tensors has it).
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::error::{Error, Result, shown};
@@ -38,8 +40,14 @@ pub(crate) struct Scale {
     block: [u64; 2],
 }
 
-/// Finds the scales of all models' codes and puts them aside; what is not understood is a problem.
-pub(super) fn pair(inputs: &mut Inputs, problems: &mut Vec<Error>, warnings: &mut Vec<String>) {
+/// Finds the scales of all models' codes and puts them aside; what is not understood is a problem. Returns the checkpoints
+/// of which that is so.
+pub(super) fn pair(
+    inputs: &mut Inputs,
+    problems: &mut Vec<Error>,
+    warnings: &mut Vec<String>,
+) -> BTreeSet<usize> {
+    let mut refused = BTreeSet::new();
     for input in inputs.of_models() {
         let label = inputs.labels[input].clone();
         let config = match inputs.checkpoints[input].config() {
@@ -66,9 +74,13 @@ pub(super) fn pair(inputs: &mut Inputs, problems: &mut Vec<Error>, warnings: &mu
                 }
                 inputs.scales.insert(input, found.into_iter().collect());
             }
-            Err(error) => problems.push(error.branch(&label)),
+            Err(error) => {
+                problems.push(error.branch(&label));
+                refused.insert(input);
+            }
         }
     }
+    refused
 }
 
 /// What the config says of quantisation.

@@ -186,11 +186,11 @@ fn a_stranger_is_told_once() {
 }
 
 #[test]
-fn codes_with_scales_and_quantised_weights_are_refused() {
+fn codes_of_unknown_scales_and_quantised_weights_are_refused() {
     let room = Room::with(&["base"]);
     room.checkpoint("a", &with(LAYER, Dtype::F8E4M3, &[3, 4]));
     room.plan(&task_arithmetic("base", &["a"])).expect("8-bit floats without scales merge");
-    let scaled = [("model.layers.0.weight_scale_inv", Dtype::F32, &[1][..])];
+    let scaled = [("model.layers.0.other_scale", Dtype::F32, &[1][..])];
     let tensors: Vec<Asked<'_>> =
         with(LAYER, Dtype::F8E4M3, &[3, 4]).into_iter().chain(scaled).collect();
     room.checkpoint("a", &tensors);

@@ -193,9 +193,8 @@ fn a_cache_of_the_hub() {
 fn what_is_no_checkpoint() {
     let open = |path: &str| Checkpoint::open(Path::new(path), Io::Map).unwrap_err();
     for (path, hint) in [
-        ("org-of-nobody/name", "not read yet: download it"),
+        ("org-of-nobody/name", "only models are fetched from the hub"),
         ("./org-of-nobody/name", "relative to the working directory"),
-        ("name+adapter", "adapters"),
         ("Cargo.toml/a", ""),
     ] {
         assert!(matches!(*open(path).kind, Kind::NoCheckpoint { .. }), "{path}");
