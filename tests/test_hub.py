@@ -402,8 +402,10 @@ def test_two_names_of_one_commit_are_one_model(world: World) -> None:
 def test_adapters_are_fetched_with_their_models(world: World) -> None:
     adapter = world.local / "lora"
     adapter.mkdir()
-    checkpoints.write_file(adapter / "adapter_model.safetensors", checkpoints.weights(9))
-    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    name = "base_model.model.model.layers.0.mlp.up_proj.lora_"
+    thin = checkpoints.weights(9, dtype="F32", shapes={f"{name}A.weight": (2, 24), f"{name}B.weight": (65, 2)})
+    checkpoints.write_file(adapter / "adapter_model.safetensors", thin)
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 4}')
     commit = world.hub.add("org/lora", adapter)
     script = f"""
 import json, os
@@ -424,6 +426,13 @@ print(json.dumps([paths, [sorted(os.listdir(path)) for path in paths[0].split("+
     assert labels[own] == model
     assert labels[paths[0]] == f"{model}+org/lora@{commit}"
     assert labels[paths[1]] == f"a+org/lora@{commit}"
+    for words, out in ((("org/a+org/lora", "org/b"), "out"), ((paths[2], world.local / "b"), "local")):
+        said = world.run("fuse", *words, "--method", "linear", "-p", "weight=0.5", "-o", out)
+        assert said.returncode == 0, said.stderr
+    assert weights(world.work / "out") == weights(world.work / "local")
+    manifest = json.loads((world.work / "out/branchmerge.json").read_text())
+    assert [one["label"] for one in manifest["inputs"]][:2] == [model, f"org/lora@{commit}"]
+    assert manifest["recipe"]["models"][0]["model"] == f"{model}+org/lora@{commit}"
 
 
 def test_what_was_pushed_is_merged_from(world: World) -> None:

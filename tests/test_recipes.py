@@ -285,6 +285,14 @@ def test_ranges_past_the_end_are_told_with_their_place(models: Path) -> None:
     assert caught.value.problems[0].at == "slices[0].sources[0].layer_range"
 
 
+def test_a_layer_without_tensors_is_told(models: Path) -> None:
+    tensors = {name: one for name, one in checkpoints.read(models / "a").items() if ".1." not in name}
+    checkpoints.write(models / "gap", tensors)
+    slices = [{"sources": [{"model": "gap", "layer_range": [0, 3]}]}]
+    with pytest.raises(bm.RecipeError, match="`gap` has no tensor of layer 1, which the slice names"):
+        merged({"merge_method": "passthrough", "slices": slices})
+
+
 def test_a_base_with_another_number_of_layers_is_told(models: Path) -> None:
     del models
     sources = [{"model": "a", "layer_range": [0, 2]}, {"model": "base", "layer_range": [1, 4]}]

@@ -214,6 +214,14 @@ fn check_ranges(part: &Part, inputs: &Inputs, problems: &mut Vec<Error>) {
                 let hint = format!("[0, {count}] is all of it");
                 let at = model.at.strip_suffix(".model").unwrap_or(&model.at);
                 problems.push(Error::recipe_with_hint(what, hint).at(format!("{at}.layer_range")));
+                continue;
+            }
+            let there: BTreeSet<u64> = tensors.keys().filter_map(|name| layers::of(name)).collect();
+            if let Some(gap) = (end - layers..end).find(|layer| !there.contains(layer)) {
+                let label = &inputs.labels[input];
+                let what = format!("`{label}` has no tensor of layer {gap}, which the slice names");
+                let at = model.at.strip_suffix(".model").unwrap_or(&model.at);
+                problems.push(Error::recipe(what).at(format!("{at}.layer_range")));
             }
         }
     }
