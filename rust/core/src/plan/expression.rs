@@ -195,7 +195,10 @@ impl Expression {
                         // Turning a factor takes as much again; a norm a row stands beside the magnitudes.
                         thin * number * 2 + magnitudes * (number + 16)
                     }
-                    View::Rows { .. } => 1 << 20,
+                    // The picks, and a sum of rows.
+                    View::Rows { picks, .. } => {
+                        (picks.len() * size_of::<Pick>()) as u64 + (1 << 20)
+                    }
                 };
                 own + all(&mut parts.into_iter())
             }

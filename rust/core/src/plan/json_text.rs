@@ -50,7 +50,11 @@ pub(super) fn member(text: &[u8], object: usize, key: &str) -> Option<Range<usiz
 }
 
 /// The text with more elements or members at the end of the array or object at `place`, each as it is written there.
-pub(super) fn extended(text: &[u8], place: &Range<usize>, more: &[String]) -> Vec<u8> {
+pub(super) fn extended(
+    text: &[u8],
+    place: &Range<usize>,
+    more: impl Iterator<Item = String>,
+) -> Vec<u8> {
     let last = place.end - 1;
     let inside = &text[place.start + 1..last];
     let held = inside.trim_ascii_end();
@@ -58,7 +62,7 @@ pub(super) fn extended(text: &[u8], place: &Range<usize>, more: &[String]) -> Ve
     // As the closing bracket is written on a line of its own, so is each of these.
     let line = if space.contains(&b'\n') { [space, b"  "].concat() } else { Vec::new() };
     let mut edited = text[..place.start + 1 + held.len()].to_vec();
-    for (number, one) in more.iter().enumerate() {
+    for (number, one) in more.enumerate() {
         if number > 0 || !held.is_empty() {
             edited.push(b',');
         }
@@ -157,7 +161,7 @@ mod tests {
         let add = |key, more: &[&str]| {
             let more: Vec<String> = more.iter().map(|&one| one.to_owned()).collect();
             let place = member(TEXT, 0, key).expect("a member");
-            let made = extended(TEXT, &place, &more);
+            let made = extended(TEXT, &place, more.into_iter());
             text(&made[place.start..made.len() - (TEXT.len() - place.end)]).to_owned()
         };
         assert_eq!(add("e", &["1", "2"]), "[1,2]");

@@ -156,6 +156,18 @@ impl Inputs {
         parts.map(|input| self.labels[input].as_str()).collect::<Vec<_>>().join("+")
     }
 
+    /// The model that a path leads to, in whatever words.
+    pub(crate) fn model_of(&self, path: &Path) -> Option<usize> {
+        let known = self.model_at.get(path).copied();
+        known.or_else(|| {
+            let real = fs::canonicalize(path).ok()?;
+            let is = |model: &Model| {
+                model.adapters.is_empty() && self.checkpoints[model.input].directory == real
+            };
+            self.models.iter().position(is)
+        })
+    }
+
     /// That a path is none of the recipe's models.
     pub(crate) fn unknown_model(&self, path: &Path, words: &[&str]) -> Error {
         let known: Vec<String> = (0..self.models.len()).map(|model| self.label(model)).collect();

@@ -22,7 +22,7 @@ use crate::plan::recipe::{Recipe, TokenSource, Tokenizer as Said, TokenizerSourc
 use crate::plan::{Inputs, layers};
 use crate::read::header::Stored;
 use files::{Files, New};
-use tokenizer::Tokenizer;
+use tokenizer::{MOST_ROWS, Tokenizer};
 
 /// Components of the names of what has a row a token.
 const EMBEDDINGS: [&str; 8] = [
@@ -133,7 +133,7 @@ pub(super) fn of(
     let source = match &said.source {
         TokenizerSource::Base | TokenizerSource::Union => donor,
         TokenizerSource::Model(path) => {
-            if let Some(&model) = inputs.model_at.get(path) {
+            if let Some(model) = inputs.model_of(path) {
                 model
             } else {
                 problems.push(inputs.unknown_model(path, &["base", "union"]).at("tokenizer"));
@@ -163,6 +163,9 @@ fn home(inputs: &Inputs, model: usize) -> Result<usize, Error> {
     }
     Ok(model.input)
 }
+
+/// Tokens by their rows.
+type Tokens<'t> = BTreeMap<u64, &'t str>;
 
 /// What rows are decided from.
 struct Desk<'d> {
@@ -221,7 +224,8 @@ impl<'d> Desk<'d> {
 
     /// The rows of the result, and the tokenizer files that tell them.
     fn decide(&self, warnings: &mut Vec<String>) -> Result<(Option<Mapped>, Files), Error> {
-        let mut tokens = self.tokenizers[self.source].tokens.clone();
+        let own = self.tokenizers[self.source].tokens.iter();
+        let mut tokens: Tokens<'_> = own.map(|(row, token)| (*row, token.as_str())).collect();
         let new = self.added(&mut tokens, warnings);
         let last = tokens.last_key_value().map_or(0, |(row, _)| row + 1);
         let multiple = self.said.multiple.unwrap_or(1);
@@ -251,7 +255,7 @@ impl<'d> Desk<'d> {
     }
 
     /// Tokens of a union that its first tokenizer lacks, which are put after it.
-    fn added(&self, tokens: &mut BTreeMap<u64, String>, warnings: &mut Vec<String>) -> Vec<New> {
+    fn added<'t>(&'t self, tokens: &mut Tokens<'t>, warnings: &mut Vec<String>) -> Vec<New<'t>> {
         let mut new = Vec::new();
         if self.said.source != TokenizerSource::Union {
             return new;
@@ -265,11 +269,11 @@ impl<'d> Desk<'d> {
                 if !seen.insert(token) {
                     continue;
                 }
-                let said = tokenizer.added.get(row).cloned();
+                let said = tokenizer.added.get(row).copied();
                 // What only merges lead to is put where they would: no text becomes it that did not before.
                 let piece = said.is_none() && first.kind == "BPE" && tokenizer.kind == "BPE";
-                tokens.insert(next, token.clone());
-                new.push(New { row: next, token: token.clone(), said, piece });
+                tokens.insert(next, token);
+                new.push(New { row: next, token, said, piece });
                 next += 1;
             }
             let more = &new[before..];
@@ -282,7 +286,7 @@ impl<'d> Desk<'d> {
                 shown(&self.inputs.label(model)),
                 more.len(),
                 more[0].row,
-                named(more.iter().map(|one| &*one.token)),
+                named(more.iter().map(|one| one.token)),
                 if pieces > 0 {
                     format!("; {pieces} of them are pieces to which its merges led, which are not carried")
                 } else {
@@ -296,7 +300,7 @@ impl<'d> Desk<'d> {
     /// Where each model has each row of the result.
     fn picks(
         &self,
-        tokens: &BTreeMap<u64, String>,
+        tokens: &Tokens<'_>,
         rows: u64,
         warnings: &mut Vec<String>,
     ) -> Result<Vec<Vec<Pick>>, Error> {
@@ -316,12 +320,12 @@ impl<'d> Desk<'d> {
             for (model, owner) in owners.iter_mut().enumerate() {
                 *owner = self.place(&places, model, row, token);
             }
-            let (forced, other) = match overrides.get(&**token) {
+            let (forced, other) = match overrides.get(token) {
                 Some((pick, forced)) => (*forced, pick.clone()),
                 None => (false, self.elsewhere(&owners)),
             };
             if other == Pick::Zero && owners.iter().all(Option::is_none) {
-                nowhere.push(token.as_str());
+                nowhere.push(*token);
             }
             for (picks, owner) in picks.iter_mut().zip(&owners) {
                 picks.push(match owner {
@@ -342,7 +346,7 @@ impl<'d> Desk<'d> {
 
     /// The rows of each model's tokens.
     fn places(&self) -> Vec<HashMap<&str, u32>> {
-        // Rows are below 2^24, as a tokenizer's were checked to be.
+        // Rows are few, as a tokenizer's were checked to be.
         let all = self.tokenizers.iter().zip(&self.own);
         all.map(|(tokenizer, &own)| {
             tokenizer.tokens.range(..own).map(|(row, token)| (&**token, *row as u32)).collect()
@@ -392,7 +396,7 @@ impl<'d> Desk<'d> {
     /// What the recipe says of single tokens, and whether it is meant for models that have them too.
     fn overrides(
         &self,
-        tokens: &BTreeMap<u64, String>,
+        tokens: &Tokens<'_>,
         places: &[HashMap<&str, u32>],
     ) -> Result<BTreeMap<&'d str, (Pick, bool)>, Error> {
         let mut found = BTreeMap::new();
@@ -400,7 +404,7 @@ impl<'d> Desk<'d> {
         let known: BTreeSet<&str> = if self.said.tokens.is_empty() {
             BTreeSet::new()
         } else {
-            tokens.values().map(String::as_str).collect()
+            tokens.values().copied().collect()
         };
         for one in &self.said.tokens {
             let pick = if known.contains(&*one.token) {
@@ -428,8 +432,8 @@ impl<'d> Desk<'d> {
             TokenSource::Token(path, token) => (path, Err(&**token)),
             TokenSource::Row(path, row) => (path, Ok(*row)),
         };
-        let model = self.inputs.model_at.get(path);
-        let model = *model.ok_or_else(|| self.inputs.unknown_model(path, &[]))?;
+        let model = self.inputs.model_of(path);
+        let model = model.ok_or_else(|| self.inputs.unknown_model(path, &[]))?;
         let row = match row {
             Ok(row) if row < self.own[model] => row as u32,
             Ok(row) => {
@@ -445,12 +449,11 @@ impl<'d> Desk<'d> {
     }
 
     /// Rows of the donor's tokens that are others in the result.
-    fn moved(&self, tokens: &BTreeMap<u64, String>) -> BTreeMap<u64, u64> {
+    fn moved(&self, tokens: &Tokens<'_>) -> BTreeMap<u64, u64> {
         if self.donor == self.source {
             return BTreeMap::new();
         }
-        let new: HashMap<&str, u64> =
-            tokens.iter().map(|(row, token)| (token.as_str(), *row)).collect();
+        let new: HashMap<&str, u64> = tokens.iter().map(|(row, token)| (*token, *row)).collect();
         let old = self.tokenizers[self.donor].tokens.iter();
         old.filter_map(|(row, token)| Some((*row, *new.get(token.as_str())?)))
             .filter(|(old, new)| old != new)
@@ -467,7 +470,7 @@ fn rows(inputs: &Inputs, model: usize) -> Result<u64, Error> {
         INPUT.iter().any(|end| name.ends_with(end)).then_some(rows).flatten()
     });
     let rows = whole.or_else(|| embeddings(inputs.tensors_of(model)));
-    rows.filter(|&rows| rows <= 1 << 24).ok_or_else(|| {
+    rows.filter(|&rows| rows <= MOST_ROWS).ok_or_else(|| {
         let what = "it has no embeddings whose rows could be put in order";
         let hint = format!("they are looked for under names such as `{}`", INPUT[0]);
         Error::recipe_with_hint(what, hint).branch(inputs.label(model))

@@ -3,42 +3,37 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde::de::IgnoredAny;
+use serde_json::json;
 
-use super::tokenizer::{ADDED, CAP, FILE};
+use super::tokenizer::{ADDED, CAP, FILE, Flags};
 use crate::error::{Error, Result};
 use crate::plan::json_text::{extended, member};
 use crate::read::checkpoint::Checkpoint;
-use crate::read::json;
 
 /// The settings of a tokenizer, which repeat its added tokens.
 const SETTINGS: &str = "tokenizer_config.json";
-/// What is said of an added token besides its text.
-const FLAGS: [&str; 5] = ["single_word", "lstrip", "rstrip", "normalized", "special"];
 
 /// Files by their names.
 pub(super) type Files = BTreeMap<String, Vec<u8>>;
 
 /// A token that the tokenizer lacks.
-pub(super) struct New {
+pub(super) struct New<'t> {
     /// Its row.
     pub(super) row: u64,
     /// Its text.
-    pub(super) token: String,
+    pub(super) token: &'t str,
     /// What its own tokenizer says of it, where it was added to that one.
-    pub(super) said: Option<Map<String, Value>>,
+    pub(super) said: Option<Flags>,
     /// Whether it stands among the pieces that merges lead to.
     pub(super) piece: bool,
 }
 
-impl New {
+impl New<'_> {
     /// What is said of it, in the order in which such files have it.
     fn flags(&self) -> String {
-        let said = |flag: &str| {
-            self.said.as_ref().is_some_and(|said| said.get(flag) == Some(&true.into()))
-        };
-        let flag = |flag: &str| format!(", \"{flag}\": {}", said(flag));
-        FLAGS.map(flag).concat()
+        let Flags(said) = self.said.unwrap_or_default();
+        said.map(|(flag, is)| format!(", \"{flag}\": {is}")).concat()
     }
 
     fn in_tokenizer(&self) -> String {
@@ -57,46 +52,47 @@ impl New {
 }
 
 /// The files that are others with these tokens.
-pub(super) fn edited(checkpoint: &Checkpoint, new: &[New]) -> Result<Files> {
+pub(super) fn edited(checkpoint: &Checkpoint, new: &[New<'_>]) -> Result<Files> {
     let mut files = BTreeMap::new();
     if new.is_empty() {
         return Ok(files);
     }
     let read = |name: &str| -> Result<Option<Vec<u8>>> {
         let Some(text) = checkpoint.small(name, CAP)? else { return Ok(None) };
-        let sound = json::parse(&text, name, CAP);
-        sound.map(|_| Some(text)).map_err(|error| error.path(&checkpoint.directory.join(name)))
+        let sound: serde_json::Result<IgnoredAny> = serde_json::from_slice(&text);
+        let wrong = |error| Error::malformed(format!("it is no valid JSON: {error}"));
+        sound.map_err(|error| wrong(error).path(&checkpoint.directory.join(name)))?;
+        Ok(Some(text))
     };
     let added = || new.iter().filter(|one| !one.piece);
+    let pieces = || new.iter().filter(|one| one.piece);
     let whole = read(FILE)?;
     if let Some(text) = &whole {
-        let pieces = new.iter().filter(|one| one.piece).map(New::with_row).collect();
-        let text = with(text, &["model", "vocab"], pieces)?;
-        let text = with(&text, &["added_tokens"], added().map(New::in_tokenizer).collect())?;
-        files.insert(FILE.to_owned(), text);
+        let text = with(text, &["model", "vocab"], pieces().map(New::with_row))?;
+        files.insert(
+            FILE.to_owned(),
+            with(&text, &["added_tokens"], added().map(New::in_tokenizer))?,
+        );
     }
     if let Some(text) = read(SETTINGS)?
         && member(&text, 0, "added_tokens_decoder").is_some()
     {
-        let more = added().map(New::in_settings).collect();
-        files.insert(SETTINGS.to_owned(), with(&text, &["added_tokens_decoder"], more)?);
+        let text = with(&text, &["added_tokens_decoder"], added().map(New::in_settings))?;
+        files.insert(SETTINGS.to_owned(), text);
     }
     let text = read(ADDED)?.or_else(|| whole.is_none().then(|| b"{}".to_vec()));
     if let Some(text) = text {
-        // Here there are no merges that could lead to others.
-        let more = if whole.is_some() {
-            added().map(New::with_row).collect()
-        } else {
-            new.iter().map(New::with_row).collect()
-        };
-        files.insert(ADDED.to_owned(), with(&text, &[], more)?);
+        // Where there are no merges, what others' led to is added too.
+        let more = new.iter().filter(|one| !one.piece || whole.is_none());
+        files.insert(ADDED.to_owned(), with(&text, &[], more.map(New::with_row))?);
     }
     Ok(files)
 }
 
 /// The text with more at the end of what stands at a path of keys.
-fn with(text: &[u8], path: &[&str], more: Vec<String>) -> Result<Vec<u8>> {
-    if more.is_empty() {
+fn with(text: &[u8], path: &[&str], more: impl Iterator<Item = String>) -> Result<Vec<u8>> {
+    let mut more = more.peekable();
+    if more.peek().is_none() {
         return Ok(text.to_vec());
     }
     let start = text.len() - text.trim_ascii_start().len();
@@ -106,5 +102,5 @@ fn with(text: &[u8], path: &[&str], more: Vec<String>) -> Result<Vec<u8>> {
             Error::malformed(format!("the tokenizer has no `{key}` to which tokens could be added"))
         })?;
     }
-    Ok(extended(text, &place, &more))
+    Ok(extended(text, &place, more))
 }

@@ -18,21 +18,25 @@ const VOCABULARY: &str = "vocab.json";
 const PIECES: &str = "tokenizer.model";
 /// Tokens that were added to one of the two others.
 pub(super) const ADDED: &str = "added_tokens.json";
-/// The largest tokenizer that is read.
-pub(super) const CAP: u64 = 100_000_000;
+/// The largest tokenizer that is read; the largest in use have 33 MB.
+pub(super) const CAP: u64 = 64 << 20;
 /// The largest `SentencePiece` model that is read: the largest in use have 5 MB.
 const MOST_PIECES: u64 = 8 << 20;
 /// The most tokens that a tokenizer may have; the largest in use have 262 thousand.
-const MOST_TOKENS: usize = 1 << 21;
+const MOST_TOKENS: usize = 1 << 19;
+/// The most of them that may have been added to the others.
+const MOST_ADDED: usize = 1 << 18;
+/// The most rows that embeddings may have whose rows are put in order.
+pub(super) const MOST_ROWS: u64 = 1 << 21;
 /// The last row that a token may have.
-const LAST_ROW: u64 = (1 << 24) - 1;
+const LAST_ROW: u64 = MOST_ROWS - 1;
 
 /// A tokenizer.
 pub(super) struct Tokenizer {
     /// Its tokens by row.
     pub(super) tokens: BTreeMap<u64, String>,
     /// What it says of those that were added to its own, by their rows.
-    pub(super) added: BTreeMap<u64, Map<String, Value>>,
+    pub(super) added: BTreeMap<u64, Flags>,
     /// What kind it is: `BPE`; empty where that is not said.
     pub(super) kind: String,
     /// All else that it says, where it is compared.
@@ -73,10 +77,9 @@ impl Tokenizer {
     fn tokens_of(bytes: &[u8]) -> Option<Self> {
         let said: Whole = serde_json::from_slice(bytes).ok()?;
         let (mut tokens, mut added) = (said.model.vocab.0, BTreeMap::new());
-        for said in said.added_tokens {
-            let (row, token) = (said.get("id")?.as_u64()?, said.get("content")?.as_str()?);
-            tokens.insert(row, token.to_owned());
-            added.insert(row, said);
+        for one in said.added_tokens.0 {
+            added.insert(one.id, Flags::of(&one));
+            tokens.insert(one.id, one.content);
         }
         let kind = said.model.kind.unwrap_or_default();
         Some(Self { tokens, added, kind, rest: Map::new() })
@@ -102,35 +105,27 @@ impl Tokenizer {
         }
         let kind = model.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
         rest.values_mut().for_each(leave_out_defaults);
-        let mut added = BTreeMap::new();
         for said in rest.get("added_tokens").and_then(Value::as_array).into_iter().flatten() {
             let (row, token) = (said.get("id")?.as_u64()?, said.get("content")?.as_str()?);
             tokens.insert(row, token.to_owned());
-            added.insert(row, said.as_object()?.clone());
         }
-        Some(Self { tokens, added, kind, rest })
+        Some(Self { tokens, added: BTreeMap::new(), kind, rest })
     }
 
     /// One that is in `vocab.json` or `tokenizer.model`, with what was added to it.
     fn parts(checkpoint: &Checkpoint) -> Result<Option<Self>> {
-        let rows = |bytes: &[u8], name: &str| -> Option<BTreeMap<u64, String>> {
-            let said = json::parse(bytes, name, CAP).ok()?;
-            let rows = said.as_object()?.iter();
-            rows.map(|(token, row)| Some((row.as_u64()?, token.clone()))).collect()
-        };
+        let rows = |bytes: &[u8]| serde_json::from_slice::<Rows>(bytes).ok().map(|rows| rows.0);
         let vocabulary = checkpoint.small(VOCABULARY, CAP)?;
-        let tokens = match vocabulary.map(|bytes| rows(&bytes, VOCABULARY)) {
+        let tokens = match vocabulary.map(|bytes| rows(&bytes)) {
             Some(found) => found,
             None => checkpoint.small(PIECES, MOST_PIECES)?.and_then(|bytes| pieces(&bytes)),
         };
         let Some(mut tokens) = tokens else { return Ok(None) };
         let mut added = BTreeMap::new();
         if let Some(bytes) = checkpoint.small(ADDED, CAP)? {
-            let Some(more) = rows(&bytes, ADDED) else { return Ok(None) };
-            for (row, token) in more {
-                added.insert(row, Map::from_iter([("content".to_owned(), token.clone().into())]));
-                tokens.insert(row, token);
-            }
+            let Some(more) = rows(&bytes) else { return Ok(None) };
+            added.extend(more.keys().map(|row| (*row, Flags::default())));
+            tokens.extend(more);
         }
         Ok(Some(Self { tokens, added, kind: String::new(), rest: Map::new() }))
     }
@@ -145,8 +140,79 @@ impl Tokenizer {
 #[derive(Deserialize)]
 struct Whole {
     #[serde(default)]
-    added_tokens: Vec<Map<String, Value>>,
+    added_tokens: Several,
     model: Model,
+}
+
+/// A token that was added.
+#[derive(Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "as the file has them")]
+struct Added {
+    id: u64,
+    content: String,
+    // Flattening the flags would keep all else that stands here in memory.
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    normalized: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+/// What is said of an added token besides its text, in the order in which files have it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flags(pub(super) [(&'static str, bool); 5]);
+
+impl Flags {
+    fn of(one: &Added) -> Self {
+        Self([
+            ("single_word", one.single_word),
+            ("lstrip", one.lstrip),
+            ("rstrip", one.rstrip),
+            ("normalized", one.normalized),
+            ("special", one.special),
+        ])
+    }
+}
+
+impl Default for Flags {
+    fn default() -> Self {
+        Self(["single_word", "lstrip", "rstrip", "normalized", "special"].map(|flag| (flag, false)))
+    }
+}
+
+/// Tokens that were added, of which there are not too many.
+#[derive(Default)]
+struct Several(Vec<Added>);
+
+impl<'de> Deserialize<'de> for Several {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Several;
+
+            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str("added tokens")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                mut elements: A,
+            ) -> std::result::Result<Several, A::Error> {
+                let mut found = Vec::new();
+                while let Some(one) = elements.next_element()? {
+                    found.push(one);
+                    few(found.len(), MOST_ADDED)?;
+                }
+                Ok(Several(found))
+            }
+        }
+        deserializer.deserialize_seq(Reader)
+    }
 }
 
 #[derive(Deserialize)]
@@ -176,7 +242,7 @@ impl<'de> Deserialize<'de> for Rows {
                 let mut rows = BTreeMap::new();
                 while let Some((token, row)) = members.next_entry::<String, u64>()? {
                     rows.insert(row, token);
-                    few(rows.len())?;
+                    few(rows.len(), MOST_TOKENS)?;
                 }
                 Ok(Rows(rows))
             }
@@ -188,7 +254,7 @@ impl<'de> Deserialize<'de> for Rows {
                 let mut rows = BTreeMap::new();
                 while let Some((token, _)) = elements.next_element::<(String, IgnoredAny)>()? {
                     rows.insert(rows.len() as u64, token);
-                    few(rows.len())?;
+                    few(rows.len(), MOST_TOKENS)?;
                 }
                 Ok(Rows(rows))
             }
@@ -198,8 +264,8 @@ impl<'de> Deserialize<'de> for Rows {
 }
 
 /// That a hostile file does not take all memory.
-fn few<E: serde::de::Error>(tokens: usize) -> std::result::Result<(), E> {
-    if tokens > MOST_TOKENS { Err(E::custom("too many tokens")) } else { Ok(()) }
+fn few<E: serde::de::Error>(tokens: usize, most: usize) -> std::result::Result<(), E> {
+    if tokens > most { Err(E::custom("too many tokens")) } else { Ok(()) }
 }
 
 /// Removes what says nothing: libraries differ in whether they write it.
