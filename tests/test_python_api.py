@@ -204,6 +204,19 @@ def test_allow(models: Path) -> None:
     )
 
 
+def test_config_tells_of_a_head_that_the_base_has_not(models: Path) -> None:
+    tensors = checkpoints.weights(9, of=1)
+    del tensors["lm_head.weight"]
+    config = {"model_type": "llama", "tie_word_embeddings": True, "torch_dtype": "bfloat16"}
+    checkpoints.write(models / "tied", tensors, config=config)
+    recipe = {"merge_method": "linear", "base_model": str(models / "tied"), "parameters": {"weight": 0.5}}
+    listed = [{"model": str(models / name)} for name in ("tied", "a")]
+    bm.merge({**recipe, "models": listed}, out=models / "out", allow=["extra=copy"])
+    said = json.loads((models / "out/config.json").read_text())
+    assert said == {**config, "tie_word_embeddings": False}
+    assert "lm_head.weight" in checkpoints.read(models / "out")
+
+
 def test_an_error_of_the_callback_comes_out(tmp_path: Path) -> None:
     for name in ("a", "b"):
         checkpoints.write_large(tmp_path / name, tensors=16, elements=1 << 22)

@@ -203,6 +203,23 @@ def test_other_files_tell_tokens_too(models: Path) -> None:
     np.testing.assert_array_equal(rows, checkpoints.read(models / "chat")[EMBEDDINGS[0]][5:7])
 
 
+def test_embeddings_of_other_names_matter_only_where_tokens_differ(models: Path) -> None:
+    for name in ("base", "a", "chat"):
+        tensors = checkpoints.weights(1, shapes={"backbone.tokens.weight": (ROWS, 4)}, dtype="F32")
+        checkpoints.write(models / name, tensors)
+    bm.merge(recipe("a", tokenizer_source="base"), out="out")
+    with pytest.raises(bm.RecipeError, match="it has no embeddings whose rows could be put in order"):
+        bm.merge(recipe("chat", tokenizer_source="union"), out="other")
+
+
+def test_words_of_a_tokenizer_without_merges_are_told(models: Path) -> None:
+    said = json.loads((models / "base/tokenizer.json").read_text())
+    said["model"]["ignore_merges"] = True
+    (models / "base/tokenizer.json").write_text(json.dumps(said))
+    warnings = bm.plan(recipe("other", tokenizer_source="union")).warnings
+    assert any("words that are such pieces become them" in warning for warning in warnings)
+
+
 def test_flags_name_a_tokenizer(models: Path) -> None:
     flags = ["--method", "task_arithmetic", "-p", "weight=1", "--tokenizer", "union", "-o", "out"]
     said = program.run("fuse", "a", "chat", "--base", "base", *flags, cwd=models)

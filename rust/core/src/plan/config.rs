@@ -6,7 +6,7 @@ use std::ops::Range;
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::plan::json_text::{member, replaced, values_by_key, without};
+use crate::plan::json_text::{extended, member, replaced, values_by_key, without};
 
 use crate::read::dtype::Dtype;
 
@@ -82,6 +82,23 @@ pub(super) fn with_layers(text: &[u8], order: &[u64], layers: u64) -> Result<Vec
     }
     let what = "config.json does not tell the number of layers, which slices change";
     Err(Error::recipe(what))
+}
+
+/// The key that tells whether the head is the embeddings.
+const TIED: &str = "tie_word_embeddings";
+
+/// The file saying that the head is a matrix of its own.
+pub(super) fn untied(text: &[u8]) -> Vec<u8> {
+    let start = text.len() - text.trim_ascii_start().len();
+    let told = values_by_key(text).into_iter().filter(|(key, _)| *key == TIED.as_bytes());
+    let edits: Vec<_> = told.map(|(_, place)| (place, "false".to_owned())).collect();
+    let made = replaced(text, &edits);
+    if member(&made, start, TIED).is_some() {
+        return made;
+    }
+    // Where it is not said, it differs by architecture.
+    let whole = start..made.trim_ascii_end().len();
+    extended(&made, &whole, std::iter::once(format!("\"{TIED}\": false")))
 }
 
 /// The key that tells how many rows the embeddings have.
@@ -168,6 +185,20 @@ mod tests {
         assert_eq!(String::from_utf8(edited), Ok(expected));
         assert!(with_layers(b"{}", &[0, 1], 3).is_err());
         assert!(with_layers(text, &[0, 3], 3).is_err());
+    }
+
+    #[test]
+    fn a_head_of_its_own_is_told() {
+        let made = |text: &str| String::from_utf8(untied(text.as_bytes())).expect("UTF-8");
+        assert_eq!(made(r#"{"tie_word_embeddings": true}"#), r#"{"tie_word_embeddings": false}"#);
+        let inside = r#"{"text_config": {"tie_word_embeddings": true}}"#;
+        let expected =
+            r#"{"text_config": {"tie_word_embeddings": false},"tie_word_embeddings": false}"#;
+        assert_eq!(made(inside), expected);
+        assert_eq!(
+            made("{\n  \"a\": 1\n}\n"),
+            "{\n  \"a\": 1,\n  \"tie_word_embeddings\": false\n}\n"
+        );
     }
 
     #[test]

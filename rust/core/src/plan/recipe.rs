@@ -458,13 +458,6 @@ fn inside(at: &str, key: &str) -> String {
     if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") }
 }
 
-fn not_yet(what: &str) -> Error {
-    Error::recipe_with_hint(
-        format!("{what} is not understood yet"),
-        "this version carries the tokenizer of the base, or of the first model",
-    )
-}
-
 /// A whole number, also one that is written with a point.
 fn whole(said: &Value) -> Option<u64> {
     let whole = |number: f64| {

@@ -82,6 +82,16 @@ impl Truth<'_> {
         }
         if of_config {
             made = config::without_quantisation(&made);
+            let mut names = self.jobs.iter().map(|job| &*job.name);
+            match (from.tensors.keys().any(|name| is_head(name)), names.any(is_head)) {
+                (false, true) => made = config::untied(&made),
+                (true, false) => {
+                    let what =
+                        "the result has no head, and config.json is that of a model with one";
+                    return Err(Error::recipe(what));
+                }
+                _ => {}
+            }
             if let (Some(mapped), Some(rows)) = (mapped, self.rows) {
                 made = config::with_rows(&made, rows, mapped.rows)?;
             }
@@ -107,6 +117,11 @@ pub(super) fn size(files: &[Small]) -> Result<u64, Error> {
         Small::Bytes { bytes, .. } => Ok(bytes.len() as u64),
     };
     files.iter().map(size).sum()
+}
+
+/// Whether a tensor of that name is the head.
+fn is_head(name: &str) -> bool {
+    name.ends_with("lm_head.weight")
 }
 
 /// The dtype of most elements that merge.

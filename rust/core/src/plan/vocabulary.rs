@@ -25,7 +25,7 @@ use files::{Files, New};
 use tokenizer::{MOST_ROWS, Tokenizer};
 
 /// Components of the names of what has a row a token.
-const EMBEDDINGS: [&str; 8] = [
+const EMBEDDINGS: [&str; 9] = [
     "embed_tokens",
     "lm_head",
     "wte",
@@ -33,15 +33,17 @@ const EMBEDDINGS: [&str; 8] = [
     "embed_in",
     "embed_out",
     "tok_embeddings",
+    "embeddings",
     "shared",
 ];
 /// Ends of the names of the embeddings themselves.
-const INPUT: [&str; 6] = [
+const INPUT: [&str; 7] = [
     "embed_tokens.weight",
     "wte.weight",
     "word_embeddings.weight",
     "embed_in.weight",
     "tok_embeddings.weight",
+    ".embeddings.weight",
     "shared.weight",
 ];
 /// Tokens that a message names.
@@ -216,9 +218,17 @@ impl<'d> Desk<'d> {
                 first.clone()
             })
         });
-        let tokenizers = tokenizers.collect();
+        let tokenizers: Vec<_> = tokenizers.collect();
         let own = (0..inputs.models.len()).map(|model| rows(inputs, model));
-        let own = own.collect::<Result<_, _>>()?;
+        let own = match own.collect::<Result<_, _>>() {
+            Ok(own) => own,
+            // Where all have the same tokens in the same rows, the embeddings need not be known.
+            Err(error) => {
+                let plain = said.tokens.is_empty() && said.multiple.is_none();
+                let same = tokenizers.iter().all(|other| other.tokens == first.tokens);
+                return if plain && same { Ok(None) } else { Err(error) };
+            }
+        };
         Ok(Some(Self { said, inputs, donor, source, tokenizers, own }))
     }
 
@@ -287,10 +297,12 @@ impl<'d> Desk<'d> {
                 more.len(),
                 more[0].row,
                 named(more.iter().map(|one| one.token)),
-                if pieces > 0 {
-                    format!("; {pieces} of them are pieces to which its merges led, which are not carried")
-                } else {
-                    String::new()
+                match pieces {
+                    0 => String::new(),
+                    _ if first.whole_words => {
+                        format!("; {pieces} of them are pieces, and words that are such pieces become them")
+                    }
+                    _ => format!("; {pieces} of them are pieces to which its merges led, which are not carried"),
                 }
             ));
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::step::Frame;
-use super::{BESIDE, MOST_MODELS, Model, ModelSource, Reading, inside, kind, not_yet, show, whole};
+use super::{BESIDE, MOST_MODELS, Model, ModelSource, Reading, inside, kind, show, whole};
 use crate::error::Error;
 
 /// A model as it is listed.
@@ -137,7 +137,9 @@ impl Reading {
             Value::Object(map)
                 if map.contains_key("model") && !map.contains_key("merge_method") =>
             {
-                self.problem(at, not_yet("a model written as a mapping of mergekit"));
+                let what = "a model that is written as a mapping of mergekit's is not understood";
+                let hint = "write `path+adapter`, or `org/name@revision`";
+                self.problem(at, Error::recipe_with_hint(what, hint));
                 return None;
             }
             Value::Object(map) => ModelSource::Step(Arc::new(self.step(map, at, depth + 1)?)),

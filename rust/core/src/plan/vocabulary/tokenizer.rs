@@ -39,6 +39,8 @@ pub(super) struct Tokenizer {
     pub(super) added: BTreeMap<u64, Flags>,
     /// What kind it is: `BPE`; empty where that is not said.
     pub(super) kind: String,
+    /// Whether words that are in its vocabulary become their tokens whatever its merges say.
+    pub(super) whole_words: bool,
     /// All else that it says, where it is compared.
     pub(super) rest: Map<String, Value>,
 }
@@ -81,8 +83,8 @@ impl Tokenizer {
             added.insert(one.id, Flags::of(&one));
             tokens.insert(one.id, one.content);
         }
-        let kind = said.model.kind.unwrap_or_default();
-        Some(Self { tokens, added, kind, rest: Map::new() })
+        let (kind, whole_words) = (said.model.kind.unwrap_or_default(), said.model.ignore_merges);
+        Some(Self { tokens, added, kind, whole_words, rest: Map::new() })
     }
 
     /// All of a `tokenizer.json`.
@@ -109,7 +111,7 @@ impl Tokenizer {
             let (row, token) = (said.get("id")?.as_u64()?, said.get("content")?.as_str()?);
             tokens.insert(row, token.to_owned());
         }
-        Some(Self { tokens, added: BTreeMap::new(), kind, rest })
+        Some(Self { tokens, added: BTreeMap::new(), kind, whole_words: false, rest })
     }
 
     /// One that is in `vocab.json` or `tokenizer.model`, with what was added to it.
@@ -127,7 +129,8 @@ impl Tokenizer {
             added.extend(more.keys().map(|row| (*row, Flags::default())));
             tokens.extend(more);
         }
-        Ok(Some(Self { tokens, added, kind: String::new(), rest: Map::new() }))
+        let (kind, rest) = (String::new(), Map::new());
+        Ok(Some(Self { tokens, added, kind, whole_words: false, rest }))
     }
 
     /// What it says of something besides tokens.
@@ -219,6 +222,8 @@ impl<'de> Deserialize<'de> for Several {
 struct Model {
     #[serde(rename = "type")]
     kind: Option<String>,
+    #[serde(default)]
+    ignore_merges: bool,
     vocab: Rows,
 }
 
