@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crate::error::{Error, Kind, shown};
 use crate::fit::tensor::Pick;
 use crate::plan::expression::{Expression, Product, StoredAt, View};
+use crate::plan::inputs::Inputs;
 use crate::plan::recipe::Recipe;
-use crate::plan::{Inputs, names, vocabulary};
+use crate::plan::{names, vocabulary};
 use crate::read::adapter::{self, Part};
 use crate::read::header::Stored;
 

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Kind, shown};
-use crate::plan::Inputs;
 use crate::plan::compose::Composer;
 use crate::plan::expression::StoredAt;
+use crate::plan::inputs::Inputs;
 use crate::plan::outputs::Place;
 use crate::plan::recipe::Step;
 use crate::read::header::Stored;

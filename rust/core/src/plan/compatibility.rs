@@ -1,7 +1,7 @@
 //! Whether the tensors of all inputs fit together, tensor by tensor.
 
 use crate::error::{Error, Kind};
-use crate::plan::Inputs;
+use crate::plan::inputs::Inputs;
 use crate::plan::plan::Allowed;
 use crate::plan::recipe::Allow;
 use crate::read::header::Stored;

@@ -9,14 +9,15 @@ use crate::fit::method::Bits;
 use crate::methods;
 use crate::parallel::{Team, machine};
 use crate::plan::expression::{Expression, Merge, StoredAt, View};
+use crate::plan::inputs::Inputs;
 use crate::plan::layout::lay_out;
 use crate::plan::outputs::{Output, Place, first_model, leftmost};
 use crate::plan::plan::{Allowed, Job, Plan, Work};
 use crate::plan::recipe::{Extra, Missing, Model, ModelSource, Recipe, Step};
 use crate::plan::vocabulary::{self, Mapped, Vocabulary};
 use crate::plan::{
-    Inputs, Options, adapters, beside, compatibility, layers, memory, names, outputs, quantised,
-    reading, sidecars, template,
+    Options, adapters, beside, compatibility, layers, memory, names, outputs, quantised, reading,
+    sidecars, template,
 };
 use crate::read::dtype::Dtype;
 use crate::read::header::Stored;

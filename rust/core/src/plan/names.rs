@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, shown};
-use crate::plan::Inputs;
+use crate::plan::inputs::Inputs;
 use crate::plan::recipe::Rename;
 use crate::read::header::Stored;
 

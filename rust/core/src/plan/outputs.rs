@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::plan::inputs::Inputs;
+use crate::plan::layers;
 use crate::plan::recipe::settings::Filter;
 use crate::plan::recipe::{Model, ModelSource, Part, Recipe, Slice, Step};
-use crate::plan::{Inputs, layers};
 
 /// Parts of the names of what stands before the layers.
 const FRONT: [&str; 3] = ["embed", "wte", "wpe"];

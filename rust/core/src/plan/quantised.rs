@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::error::{Error, Result, shown};
-use crate::plan::Inputs;
 use crate::plan::expression::{Expression, StoredAt, View};
+use crate::plan::inputs::Inputs;
 use crate::read::checkpoint::Checkpoint;
 use crate::read::dtype::Dtype;
 use crate::read::header::Stored;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::plan::Inputs;
+use crate::plan::inputs::Inputs;
 use crate::plan::plan::Job;
 
 /// Bytes to read, how many tensors are read how often, and the input tensors that no job reads.

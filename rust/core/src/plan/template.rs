@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
-use crate::plan::Inputs;
+use crate::plan::inputs::Inputs;
 use crate::plan::json_text::{member, replaced};
 use crate::plan::recipe::Template;
 use crate::read::checkpoint::{CONFIG_CAP, Checkpoint};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::tokenizer::{CAP, FILE, Tokenizer};
 use crate::error::{Error, Kind, shown};
-use crate::plan::Inputs;
+use crate::plan::inputs::Inputs;
 
 /// Tokens and other things that a message names.
 const NAMED: usize = 3;
