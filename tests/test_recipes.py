@@ -285,6 +285,46 @@ def test_ranges_past_the_end_are_told_with_their_place(models: Path) -> None:
     assert caught.value.problems[0].at == "slices[0].sources[0].layer_range"
 
 
+def weights_taken(tensors: Tensors, out: Tensors, branch: Tensors) -> dict[str, float]:
+    """How much of the branch's change each tensor of a result has."""
+    taken = {}
+    for name, base in tensors.items():
+        delta = branch[name].astype(np.float64) - base
+        taken[name] = round(float(((out[name] - base.astype(np.float64)) * delta).sum() / (delta**2).sum()), 3)
+    return taken
+
+
+def test_towers_count_their_layers_apart(models: Path) -> None:
+    shapes = {f"text.layers.{n}.w.weight": (8, 8) for n in range(3)}
+    shapes |= {f"vision.encoder.layers.{n}.w.weight": (8, 8) for n in range(5)}
+    for seed, name in enumerate(("base", "a"), 1):
+        checkpoints.write(models / name, checkpoints.weights(seed, of=1, dtype="F32", shapes=shapes), config={})
+    out = merged(deltas(a=[0, 1]))
+    taken = weights_taken(checkpoints.read(models / "base"), out, checkpoints.read(models / "a"))
+    assert [taken[f"text.layers.{n}.w.weight"] for n in range(3)] == [0, 0.5, 1]
+    assert [taken[f"vision.encoder.layers.{n}.w.weight"] for n in range(5)] == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_layers_that_predict_later_tokens_follow_the_layers(models: Path) -> None:
+    config = {**CONFIG, "num_hidden_layers": LAYERS - 1, "num_nextn_predict_layers": 1, "layer_types": None}
+    for name in ("base", "a"):
+        (models / name / "config.json").write_text(json.dumps(config))
+    base, a = (checkpoints.read(models / name) for name in ("base", "a"))
+    taken = weights_taken(base, merged(deltas(a=[0, 1])), a)
+    assert [taken[f"model.layers.{n}.mlp.up_proj.weight"] for n in range(LAYERS)] == [0, 0.333, 0.667, 1, 0]
+    slices = [{"sources": [{"model": "a", "layer_range": ends}]} for ends in ([0, 3], [1, 4])]
+    stacked = merged({"merge_method": "passthrough", "slices": slices}, out="stacked")
+    order = [0, 1, 2, 1, 2, 3, LAYERS - 1]
+    for number, of in enumerate(order):
+        name = "model.layers.{}.mlp.up_proj.weight"
+        np.testing.assert_array_equal(stacked[name.format(number)], a[name.format(of)])
+    assert max(layer(name) or 0 for name in stacked) == len(order) - 1
+    said = json.loads((models / "stacked/config.json").read_text())
+    assert (said["num_hidden_layers"], said["num_nextn_predict_layers"]) == (6, 1)
+    with pytest.raises(bm.RecipeError, match=r"ends past the 4 layers of `a`"):
+        merged({"merge_method": "passthrough", "slices": [{"sources": [{"model": "a", "layer_range": [0, 5]}]}]})
+
+
 def test_a_layer_without_tensors_is_told(models: Path) -> None:
     tensors = {name: one for name, one in checkpoints.read(models / "a").items() if ".1." not in name}
     checkpoints.write(models / "gap", tensors)

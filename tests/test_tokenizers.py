@@ -203,6 +203,27 @@ def test_other_files_tell_tokens_too(models: Path) -> None:
     np.testing.assert_array_equal(rows, checkpoints.read(models / "chat")[EMBEDDINGS[0]][5:7])
 
 
+def test_pieces_of_sentencepiece_are_read(models: Path) -> None:
+    """`tokenizer.model` is a protocol buffer: pieces with text, score and kind, and other fields after them."""
+
+    def piece(text: str) -> bytes:
+        inner = bytes([10, len(text.encode())]) + text.encode() + b"\x15\x00\x00\x80\xbf\x18\x01"
+        return bytes([10, len(inner)]) + inner
+
+    for name in ("base", "chat"):
+        pieces, added, _ = TOKENS[name]
+        (models / name / "tokenizer.json").unlink()
+        (models / name / "tokenizer.model").write_bytes(b"".join(map(piece, pieces)) + b"\x12\x02\x08\x01")
+        if added:
+            more = {token: row for row, token in enumerate(added, len(pieces))}
+            (models / name / "added_tokens.json").write_text(json.dumps(more))
+    bm.merge(recipe("chat", tokenizer_source="union"), out="out")
+    assert json.loads((models / "out/added_tokens.json").read_text()) == {"<|im_start|>": 5, "<|im_end|>": 6}
+    assert (models / "out/tokenizer.model").read_bytes() == (models / "base/tokenizer.model").read_bytes()
+    rows = checkpoints.read(models / "out")[EMBEDDINGS[0]][5:7]
+    np.testing.assert_array_equal(rows, checkpoints.read(models / "chat")[EMBEDDINGS[0]][5:7])
+
+
 def test_embeddings_of_other_names_matter_only_where_tokens_differ(models: Path) -> None:
     for name in ("base", "a", "chat"):
         tensors = checkpoints.weights(1, shapes={"backbone.tokens.weight": (ROWS, 4)}, dtype="F32")

@@ -32,8 +32,8 @@ pub(super) struct Composer<'c> {
     pub(super) problems: Vec<Error>,
     allowed: Vec<Allowed>,
     warnings: Vec<String>,
-    /// How many layers the result has.
-    layers: u64,
+    /// How many layers the result has, by what stands before their numbers.
+    layers: BTreeMap<String, u64>,
     /// Inputs that share nothing with the donor, or are not understood: told once.
     strangers: BTreeSet<usize>,
 }
@@ -59,7 +59,7 @@ pub(super) fn plan(
         problems,
         allowed: Vec::new(),
         warnings,
-        layers: 0,
+        layers: BTreeMap::new(),
         strangers,
     };
     composer.vocabulary =
@@ -77,7 +77,7 @@ pub(super) fn plan(
     }
     let rows = vocabulary.mapped.as_ref().map(|mapped| mapped.of_model(first));
     let truth =
-        sidecars::Truth { jobs: &jobs, order: order.as_deref(), vocabulary: &vocabulary, rows };
+        sidecars::Truth { jobs: &jobs, order: order.as_ref(), vocabulary: &vocabulary, rows };
     let sidecars = sidecars::of(donor, tokenizer, &truth, &mut composer.problems);
     let Composer { mut problems, allowed, mut warnings, .. } = composer;
     let (read_bytes, passes, unread) = reading::of(&jobs, &inputs);
@@ -173,7 +173,8 @@ impl Composer<'_> {
     /// One job an output tensor.
     fn jobs(&mut self, outputs: &[Output<'_>]) -> Vec<Job> {
         let inputs = self.inputs;
-        self.layers = layers::count(outputs.iter().map(|output| &*output.name));
+        let counts = layers::counts(outputs.iter().map(|output| &*output.name));
+        self.layers = counts.into_iter().map(|(stem, count)| (stem.to_owned(), count)).collect();
         let mut jobs = Vec::new();
         for Output { name, step, place } in outputs {
             let stored = &inputs.checkpoints[place.reference.0].tensors[&*place.reference.1];
@@ -402,8 +403,11 @@ impl Composer<'_> {
 
     /// What a merge's change of a tensor is multiplied with.
     fn factor(&self, step: &Step, name: &str) -> f64 {
-        let (Some(lines), Some(layer)) = (step.lines, layers::of(name)) else { return 1.0 };
-        lines.at(layer, self.layers)
+        let count = layers::stem(name).and_then(|stem| self.layers.get(stem));
+        let (Some(lines), Some(layer), Some(&count)) = (step.lines, layers::of(name), count) else {
+            return 1.0;
+        };
+        lines.at(layer, count)
     }
 
     /// Where a model's elements come from: none where something is wrong, `Some(None)` where the tensor may be missing.

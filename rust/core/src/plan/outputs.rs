@@ -1,7 +1,9 @@
 //! Which tensors a result has, and under which names the models of its merges have them: by modules, slices and rules.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use serde_json::Value;
 
 use crate::error::Error;
 use crate::plan::inputs::Inputs;
@@ -55,19 +57,27 @@ impl Place {
     }
 }
 
-/// All tensors of a result, and for each of its layers which layer of the donor's it is like, where that is not its own.
+/// The layers of a result that are put together anew.
+pub(super) struct Order {
+    /// Which layer of the donor's each is like.
+    pub(super) layers: Vec<u64>,
+    /// How many the donor has.
+    pub(super) of: u64,
+}
+
+/// All tensors of a result, and the order of its layers, where that is another than the donor's.
 pub(super) fn of<'r>(
     recipe: &'r Recipe,
     inputs: &Inputs,
     problems: &mut Vec<Error>,
-) -> (Vec<Output<'r>>, Option<Vec<u64>>) {
+) -> (Vec<Output<'r>>, Option<Order>) {
     let mut outputs = Vec::new();
     let mut order = None;
     for part in &recipe.parts {
         if part.slices.iter().all(|slice| slice.layers.is_none()) {
             whole(recipe, part, inputs, &mut outputs);
         } else {
-            check_ranges(part, inputs, problems);
+            check_ranges(recipe, part, inputs, problems);
             if problems.is_empty() {
                 order = sliced(recipe, part, inputs, &mut outputs);
             }
@@ -89,20 +99,35 @@ pub(super) fn of<'r>(
 fn whole<'r>(recipe: &'r Recipe, part: &'r Part, inputs: &Inputs, found: &mut Vec<Output<'r>>) {
     let step = &part.slices[0].step;
     let donor = donor(step, inputs);
-    let names: Vec<&str> = inputs.checkpoints[donor]
-        .tensors
-        .keys()
-        .map(String::as_str)
-        .filter(|name| belongs(recipe, part, name))
-        .collect();
-    let count = layers::count(names.iter().copied());
+    let names = names(recipe, part, inputs, donor);
+    let counts = counts(inputs, donor, &names);
     found.extend(names.into_iter().map(|name| {
-        let depth = layers::of(name).map_or(0.0, |layer| depth(layer, count));
+        let depth = layer_of(name, &counts).map_or(0.0, |(layer, count)| depth(layer, count));
         let name: Arc<str> = name.into();
         let reference = (donor, name.clone());
         let place = Place { name: name.clone(), layer: None, depth, reference };
         Output { step: by_rule(step, &name), name, place }
     }));
+}
+
+/// How many layers each stem of a checkpoint's names has; those that predict later tokens, which follow them, are none.
+fn counts<'n>(inputs: &Inputs, input: usize, names: &[&'n str]) -> BTreeMap<&'n str, u64> {
+    let mut found = layers::counts(names.iter().copied());
+    let config = inputs.checkpoints[input].config().ok().flatten().unwrap_or_default();
+    let told = |key: &str| config.get(key).and_then(Value::as_u64);
+    if let (Some(layers), Some(ahead)) =
+        (told("num_hidden_layers"), told("num_nextn_predict_layers"))
+    {
+        let counts_both = |count: &&mut u64| count.checked_sub(ahead) == Some(layers);
+        found.values_mut().filter(counts_both).for_each(|count| *count = layers);
+    }
+    found
+}
+
+/// The layer of a tensor, and how many there are; none for what is in no layer, or follows them.
+fn layer_of(name: &str, counts: &BTreeMap<&str, u64>) -> Option<(u64, u64)> {
+    let (layer, count) = (layers::of(name)?, *counts.get(layers::stem(name)?)?);
+    (layer < count).then_some((layer, count))
 }
 
 /// The tensors of a part whose layers are put together from slices.
@@ -111,31 +136,38 @@ fn sliced<'r>(
     part: &'r Part,
     inputs: &Inputs,
     found: &mut Vec<Output<'r>>,
-) -> Option<Vec<u64>> {
+) -> Option<Order> {
     let mut order = Vec::new();
     let mut offset = 0;
+    let mut of = 0;
+    let total: u64 = part.slices.iter().filter_map(|slice| slice.layers).sum();
     for (number, slice) in part.slices.iter().enumerate() {
         let (step, count) = (&slice.step, slice.layers?);
         let donor = donor(step, inputs);
         let leftmost = step.base.as_ref().unwrap_or(&step.branches[step.donor]);
         let first = leftmost.first_layer?;
         let (front, back) = (number == 0, number + 1 == part.slices.len());
-        for name in inputs.checkpoints[donor].tensors.keys() {
-            if !belongs(recipe, part, name) {
-                continue;
-            }
-            let layer = layers::of(name).map(|layer| layer.wrapping_sub(first));
+        let names = names(recipe, part, inputs, donor);
+        let counts = counts(inputs, donor, &names);
+        of = if number == 0 { counts.values().copied().max().unwrap_or(0) } else { of };
+        for name in names {
+            let layer = layer_of(name, &counts).map(|(layer, _)| layer.wrapping_sub(first));
+            // What follows the layers, and is numbered after them, stays behind them.
+            let after = || {
+                let last = counts.get(layers::stem(name)?)?;
+                Some(total + layers::of(name)?.checked_sub(*last)?)
+            };
             let here = match layer {
                 Some(layer) => layer < count,
-                None if is_front(name) => front,
+                None if is_front(name) && after().is_none() => front,
                 None => back,
             };
             if !here {
                 continue;
             }
-            let of_donor: Arc<str> = name.as_str().into();
-            let output: Arc<str> = match layer {
-                Some(layer) => layers::with(name, offset + layer).into(),
+            let of_donor: Arc<str> = name.into();
+            let output: Arc<str> = match layer.map(|layer| offset + layer).or_else(after) {
+                Some(layer) => layers::with(name, layer).into(),
                 None => of_donor.clone(),
             };
             let depth = layer.map_or(0.0, |layer| depth(layer, count));
@@ -146,7 +178,13 @@ fn sliced<'r>(
         order.extend(first..first + count);
         offset += count;
     }
-    Some(order)
+    Some(Order { layers: order, of })
+}
+
+/// The names of a part's tensors in a checkpoint.
+fn names<'i>(recipe: &Recipe, part: &Part, inputs: &'i Inputs, input: usize) -> Vec<&'i str> {
+    let names = inputs.checkpoints[input].tensors.keys().map(String::as_str);
+    names.filter(|name| belongs(recipe, part, name)).collect()
 }
 
 /// The merge of a tensor: the first rule's that matches, or the recipe's own.
@@ -195,14 +233,16 @@ fn wrong_module(recipe: &Recipe, inputs: &Inputs) -> Option<Error> {
 }
 
 /// That no slice goes past the layers of a model.
-fn check_ranges(part: &Part, inputs: &Inputs, problems: &mut Vec<Error>) {
+fn check_ranges(recipe: &Recipe, part: &Part, inputs: &Inputs, problems: &mut Vec<Error>) {
     for Slice { step, layers } in &part.slices {
         let Some(layers) = layers else { continue };
         for model in step.base.iter().chain(&step.branches) {
             let input = leftmost(model, inputs);
-            let tensors = &inputs.checkpoints[input].tensors;
+            let names = names(recipe, part, inputs, input);
+            let counts = counts(inputs, input, &names);
             // A name may say any number: there are no more layers than tensors.
-            let count = layers::count(tensors.keys().map(String::as_str)).min(tensors.len() as u64);
+            let most = counts.values().copied().max().unwrap_or(0);
+            let count = most.min(names.len() as u64);
             let Some(end) = model.first_layer.map(|first| first.saturating_add(*layers)) else {
                 continue;
             };
@@ -217,7 +257,7 @@ fn check_ranges(part: &Part, inputs: &Inputs, problems: &mut Vec<Error>) {
                 problems.push(Error::recipe_with_hint(what, hint).at(format!("{at}.layer_range")));
                 continue;
             }
-            let there: BTreeSet<u64> = tensors.keys().filter_map(|name| layers::of(name)).collect();
+            let there: BTreeSet<u64> = names.iter().filter_map(|name| layers::of(name)).collect();
             if let Some(gap) = (end - layers..end).find(|layer| !there.contains(layer)) {
                 let label = &inputs.labels[input];
                 let what = format!("`{label}` has no tensor of layer {gap}, which the slice names");

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::error::Error;
+use crate::plan::config;
+use crate::plan::outputs::Order;
 use crate::plan::plan::{Job, Small};
 use crate::plan::vocabulary::Vocabulary;
-use crate::plan::{config, layers};
 use crate::read::checkpoint::{CONFIG_CAP, Checkpoint};
 use crate::read::dtype::Dtype;
 use crate::read::json;
@@ -28,8 +29,8 @@ const TOKENIZER: [&str; 10] = [
 pub(super) struct Truth<'t> {
     /// The tensors of the result.
     pub(super) jobs: &'t [Job],
-    /// The donor's layers that the result's are like, where they are put together anew.
-    pub(super) order: Option<&'t [u64]>,
+    /// The order of its layers, where they are put together anew.
+    pub(super) order: Option<&'t Order>,
     /// The tokens of the result.
     pub(super) vocabulary: &'t Vocabulary,
     /// How many rows the donor's embeddings have, where the result has other ones.
@@ -96,8 +97,7 @@ impl Truth<'_> {
                 made = config::with_rows(&made, rows, mapped.rows)?;
             }
             if let Some(order) = self.order {
-                let layers = layers::count(from.tensors.keys().map(String::as_str));
-                made = config::with_layers(&made, order, layers)?;
+                made = config::with_layers(&made, &order.layers, order.of)?;
             }
             if let Some(dtype) = commonest(self.jobs) {
                 made = config::with_dtype(&made, dtype).unwrap_or(made);
