@@ -91,8 +91,9 @@ def value(one: Parameter) -> Schema:
     """One value of a parameter."""
     if one.type in NUMBERS:
         low, high = one.range or (None, None)
-        ends = {"minimum": low, "maximum": high}
-        return {"type": ["integer" if one.type == "integer" else "number", "string"], **{k: v for k, v in ends.items() if v is not None}, "pattern": NUMBER}
+        ends = {key: end for key, end in {"minimum": low, "maximum": high}.items() if end is not None}
+        kind_of_number = "integer" if one.type == "integer" else "number"
+        return {"type": [kind_of_number, "string"], **ends, "pattern": NUMBER}
     if one.type == "bool":
         return FLAG
     words: Schema = {"type": "string", "enum": list(one.choices)}
