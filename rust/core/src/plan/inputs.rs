@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::error::Error;
 use crate::plan::Options;
 use crate::plan::adapters::Changes;
@@ -27,6 +29,8 @@ pub(crate) struct Inputs {
     pub(crate) adapters: BTreeMap<usize, Adapter>,
     /// What adapters make of each model's tensors.
     pub(crate) changes: Vec<Changes>,
+    /// What config.json of each model's checkpoint says.
+    pub(crate) configs: BTreeMap<usize, Value>,
     /// The scales of weights that are codes, by checkpoint.
     pub(crate) scales: BTreeMap<usize, BTreeMap<String, Scale>>,
 }

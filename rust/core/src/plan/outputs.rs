@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use crate::error::Error;
 use crate::plan::inputs::Inputs;
 use crate::plan::layers;
@@ -113,8 +111,7 @@ fn whole<'r>(recipe: &'r Recipe, part: &'r Part, inputs: &Inputs, found: &mut Ve
 /// How many layers each stem of a checkpoint's names has; those that predict later tokens, which follow them, are none.
 fn counts<'n>(inputs: &Inputs, input: usize, names: &[&'n str]) -> BTreeMap<&'n str, u64> {
     let mut found = layers::counts(names.iter().copied());
-    let config = inputs.checkpoints[input].config().ok().flatten().unwrap_or_default();
-    let told = |key: &str| config.get(key).and_then(Value::as_u64);
+    let told = |key: &str| inputs.configs.get(&input)?.get(key)?.as_u64();
     if let (Some(layers), Some(ahead)) =
         (told("num_hidden_layers"), told("num_nextn_predict_layers"))
     {

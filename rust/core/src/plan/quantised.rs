@@ -73,6 +73,7 @@ pub(super) fn pair(
                     ));
                 }
                 inputs.scales.insert(input, found.into_iter().collect());
+                inputs.configs.insert(input, config);
             }
             Err(error) => {
                 problems.push(error.branch(&label));
