@@ -76,8 +76,9 @@ pub(super) fn plan(
         composer.problems.extend(put.err());
     }
     let rows = vocabulary.mapped.as_ref().map(|mapped| mapped.of_model(first));
+    let all = composer.problems.is_empty();
     let truth =
-        sidecars::Truth { jobs: &jobs, order: order.as_ref(), vocabulary: &vocabulary, rows };
+        sidecars::Truth { jobs: &jobs, all, order: order.as_ref(), vocabulary: &vocabulary, rows };
     let sidecars = sidecars::of(donor, tokenizer, &truth, &mut composer.problems);
     let Composer { mut problems, allowed, mut warnings, .. } = composer;
     let (read_bytes, passes, unread) = reading::of(&jobs, &inputs);

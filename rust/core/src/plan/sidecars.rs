@@ -29,6 +29,8 @@ const TOKENIZER: [&str; 10] = [
 pub(super) struct Truth<'t> {
     /// The tensors of the result.
     pub(super) jobs: &'t [Job],
+    /// Whether those are all that there will be: nothing was wrong.
+    pub(super) all: bool,
     /// The order of its layers, where they are put together anew.
     pub(super) order: Option<&'t Order>,
     /// The tokens of the result.
@@ -86,10 +88,11 @@ impl Truth<'_> {
             let mut names = self.jobs.iter().map(|job| &*job.name);
             match (from.tensors.keys().any(|name| is_head(name)), names.any(is_head)) {
                 (false, true) => made = config::untied(&made),
-                (true, false) => {
+                (true, false) if self.all => {
                     let what =
                         "the result has no head, and config.json is that of a model with one";
-                    return Err(Error::recipe(what));
+                    let hint = "the last slice gives the head: is that of its model tied?";
+                    return Err(Error::recipe_with_hint(what, hint));
                 }
                 _ => {}
             }
