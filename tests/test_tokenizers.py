@@ -233,6 +233,35 @@ def test_embeddings_of_other_names_matter_only_where_tokens_differ(models: Path)
         bm.merge(recipe("chat", tokenizer_source="union"), out="other")
 
 
+def test_tokens_that_config_names_and_the_result_lacks_are_told(models: Path) -> None:
+    said = json.loads((models / "base/config.json").read_text())
+    (models / "base/config.json").write_text(json.dumps({**said, "eos_token_id": 5}))
+    write_tokenizer(models / "base", LETTERS, ["<end>"])
+    warnings = bm.plan(recipe("other", tokenizer_source="other")).warnings
+    assert "`eos_token_id` of config.json names a token that the result has not" in warnings
+
+
+def test_heads_with_other_rows_than_the_embeddings_are_refused(models: Path) -> None:
+    tensors = checkpoints.read(models / "chat")
+    tensors["lm_head.weight"] = np.zeros((ROWS + 2, 4), np.float32)
+    checkpoints.write_file(models / "chat/model.safetensors", tensors)
+    problems = bm.plan(recipe("chat", tokenizer_source="union")).problems
+    assert any("it has 14 rows, and the embeddings have 12" in str(problem) for problem in problems)
+
+
+def test_heads_inside_layers_follow_their_tokens(models: Path) -> None:
+    """Layers that predict later tokens have embeddings and a head of their own."""
+    inner = {"model.layers.1.embed_tokens.weight": (0, 4), "model.layers.1.shared_head.head.weight": (0, 4)}
+    for name in ("base", "other"):
+        tensors = checkpoints.read(models / name)
+        copies = dict.fromkeys(inner, tensors[EMBEDDINGS[0]])
+        checkpoints.write_file(models / name / "model.safetensors", {**tensors, **copies})
+    bm.merge(recipe("other", tokenizer_source="other"), out="out")
+    merged = checkpoints.read(models / "out")
+    for name in inner:
+        np.testing.assert_array_equal(merged[name], merged[EMBEDDINGS[0]])
+
+
 def test_words_of_a_tokenizer_without_merges_are_told(models: Path) -> None:
     said = json.loads((models / "base/tokenizer.json").read_text())
     said["model"]["ignore_merges"] = True

@@ -148,6 +148,13 @@ impl Inputs {
         made
     }
 
+    /// The tensor that stands in place of a model's own, where an adapter has one.
+    pub(super) fn whole(&self, model: usize, name: &str) -> Option<&Stored> {
+        let changes = self.changes[model].get(name)?.iter().rev();
+        let mut whole = changes.filter_map(|(adapter, part)| Some((adapter, part.whole.as_ref()?)));
+        whole.next().map(|(adapter, tensor)| &self.checkpoints[*adapter].tensors[tensor])
+    }
+
     /// How many rows a tensor has.
     fn rows(&self, expression: &Expression) -> u64 {
         match expression {

@@ -79,7 +79,8 @@ pub(super) fn plan(
     let all = composer.problems.is_empty();
     let truth =
         sidecars::Truth { jobs: &jobs, all, order: order.as_ref(), vocabulary: &vocabulary, rows };
-    let sidecars = sidecars::of(donor, tokenizer, &truth, &mut composer.problems);
+    let (wrong, told) = (&mut composer.problems, &mut composer.warnings);
+    let sidecars = sidecars::of(donor, tokenizer, &truth, wrong, told);
     let Composer { mut problems, allowed, mut warnings, .. } = composer;
     let (read_bytes, passes, unread) = reading::of(&jobs, &inputs);
     if problems.is_empty() {
@@ -443,8 +444,10 @@ impl Composer<'_> {
         let mut of = Vec::new();
         for model in 0..self.inputs.models.len() {
             let (input, tensor) = (self.inputs.models[model].input, at.tensor.clone());
-            if !self.inputs.checkpoints[input].tensors.contains_key(&*tensor) {
-                let what = "it lacks the tensor, whose rows the others' tokens may need";
+            let columns = |stored: &Stored| stored.shape.get(1..).map(<[u64]>::to_vec);
+            let found = self.inputs.checkpoints[input].tensors.get(&*tensor).and_then(columns);
+            if found != columns(self.reference(place)) {
+                let what = "it lacks such a tensor, whose rows the others' tokens may need";
                 let label = &self.inputs.labels[input];
                 self.problems.push(Error::recipe(what).tensor(&*tensor).branch(label));
                 return None;

@@ -1,6 +1,6 @@
 //! `config.json` of the result: the donor's, byte for byte but for the dtype, which must be true.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use serde_json::Value;
@@ -124,10 +124,12 @@ pub(super) fn with_rows(text: &[u8], old: u64, new: u64) -> Result<Vec<u8>, Erro
     Ok(replaced(text, &edits))
 }
 
-/// The file with the rows of tokens that are others now.
-pub(super) fn with_tokens(text: &[u8], moved: &BTreeMap<u64, u64>) -> Vec<u8> {
-    let moved = |value: &Value| value.as_u64().and_then(|row| moved.get(&row)).copied();
-    let mut edits = Vec::new();
+/// The file with the rows of tokens that are others now, and the keys that name tokens which are no more.
+pub(super) fn with_tokens(
+    text: &[u8],
+    moved: &BTreeMap<u64, Option<u64>>,
+) -> (Vec<u8>, BTreeSet<String>) {
+    let (mut edits, mut lost) = (Vec::new(), BTreeSet::new());
     for (key, place) in values_by_key(text) {
         let key = String::from_utf8_lossy(key);
         if !TOKENS.iter().any(|end| key.ends_with(end)) {
@@ -140,16 +142,20 @@ pub(super) fn with_tokens(text: &[u8], moved: &BTreeMap<u64, u64>) -> Vec<u8> {
         };
         let mut any = false;
         for row in rows {
-            if let Some(new) = moved(row) {
-                *row = new.into();
-                any = true;
+            match row.as_u64().and_then(|row| moved.get(&row)) {
+                Some(Some(new)) => {
+                    *row = (*new).into();
+                    any = true;
+                }
+                Some(None) => drop(lost.insert(key.to_string())),
+                None => {}
             }
         }
         if any {
             edits.push((place, value.to_string()));
         }
     }
-    replaced(text, &edits)
+    (replaced(text, &edits), lost)
 }
 
 /// Whether a list under that key may have an entry a layer.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::Error;
+use crate::error::{Error, shown};
 use crate::plan::config;
 use crate::plan::outputs::Order;
 use crate::plan::plan::{Job, Small};
@@ -39,19 +39,21 @@ pub(super) struct Truth<'t> {
     pub(super) rows: Option<u64>,
 }
 
-/// The donor's small files and a tokenizer's, made true; what is wrong with them is added to `problems`.
+/// The donor's small files and a tokenizer's, made true; what is wrong with them is added to `problems`, what a user
+/// should know to `warnings`.
 pub(super) fn of(
     donor: &Checkpoint,
     tokenizer: &Checkpoint,
     truth: &Truth<'_>,
     problems: &mut Vec<Error>,
+    warnings: &mut Vec<String>,
 ) -> Vec<Small> {
     let mut files = BTreeMap::new();
     for (from, of_tokenizer) in [(donor, false), (tokenizer, true)] {
         let names = from.sidecars().map_err(|error| problems.push(error)).unwrap_or_default();
         for name in names {
             if TOKENIZER.contains(&name.as_str()) == of_tokenizer {
-                let made = truth.made(from, &name).map_err(|error| problems.push(error));
+                let made = truth.made(from, &name, warnings).map_err(|error| problems.push(error));
                 let path = from.directory.join(&name);
                 files.insert(
                     name.clone(),
@@ -71,7 +73,12 @@ pub(super) fn of(
 
 impl Truth<'_> {
     /// A file made true; none where it is.
-    fn made(&self, from: &Checkpoint, name: &str) -> Result<Option<Vec<u8>>, Error> {
+    fn made(
+        &self,
+        from: &Checkpoint,
+        name: &str,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Vec<u8>>, Error> {
         let mapped = self.vocabulary.mapped.as_ref();
         let of_config = name == "config.json";
         if !(of_config || name == "generation_config.json" && mapped.is_some()) {
@@ -81,7 +88,11 @@ impl Truth<'_> {
         json::parse(&text, name, CONFIG_CAP).map_err(|error| error.path(&from.directory))?;
         let mut made = text.clone();
         if let Some(mapped) = mapped {
-            made = config::with_tokens(&made, &mapped.moved);
+            let (text, lost) = config::with_tokens(&made, &mapped.moved);
+            made = text;
+            warnings.extend(lost.into_iter().map(|key| {
+                format!("`{}` of {name} names a token that the result has not", shown(&key))
+            }));
         }
         if of_config {
             made = config::without_quantisation(&made);

@@ -19,7 +19,6 @@ pub(super) use compare::{Found, compare};
 use crate::error::Error;
 use crate::fit::tensor::Pick;
 use crate::plan::inputs::Inputs;
-use crate::plan::layers;
 use crate::plan::recipe::{Recipe, TokenizerSource};
 use crate::read::header::Stored;
 use desk::Desk;
@@ -27,8 +26,9 @@ use files::Files;
 use tokenizer::Tokenizer;
 
 /// Components of the names of what has a row a token.
-const EMBEDDINGS: [&str; 9] = [
+const EMBEDDINGS: [&str; 11] = [
     "embed_tokens",
+    "embed_tokens_per_layer",
     "lm_head",
     "wte",
     "word_embeddings",
@@ -37,6 +37,7 @@ const EMBEDDINGS: [&str; 9] = [
     "tok_embeddings",
     "embeddings",
     "shared",
+    "shared_head",
 ];
 /// Ends of the names of the embeddings themselves.
 const INPUT: [&str; 7] = [
@@ -48,6 +49,15 @@ const INPUT: [&str; 7] = [
     ".embeddings.weight",
     "shared.weight",
 ];
+/// Ends of the names of what has a row a token for certain, besides the embeddings.
+const OUTPUT: [&str; 5] = [
+    "lm_head.weight",
+    "lm_head.bias",
+    "embed_out.weight",
+    "shared_head.head.weight",
+    "embed_tokens_per_layer.weight",
+];
+
 /// The rows of a result's embeddings.
 #[derive(Default)]
 pub(super) struct Vocabulary {
@@ -69,8 +79,8 @@ pub(super) struct Mapped {
     stored: BTreeMap<usize, u64>,
     /// Where they come from for each model; none where they are as they are.
     picks: Vec<Option<Arc<[Pick]>>>,
-    /// Rows of the donor's tokens that are others in the result.
-    pub(super) moved: BTreeMap<u64, u64>,
+    /// The row in the result of each of the donor's tokens whose row is another there; none for those that the result lacks.
+    pub(super) moved: BTreeMap<u64, Option<u64>>,
 }
 
 impl Mapped {
@@ -116,8 +126,7 @@ fn hash(pick: &Pick, hasher: &mut blake3::Hasher) {
 
 /// Whether a tensor of that name has a row a token.
 pub(super) fn is_embedding(name: &str) -> bool {
-    let mut components = name.split('.');
-    layers::of(name).is_none() && components.any(|component| EMBEDDINGS.contains(&component))
+    name.split('.').any(|component| EMBEDDINGS.contains(&component))
 }
 
 /// Decides the rows of a result as a recipe says.
@@ -165,8 +174,7 @@ fn home(inputs: &Inputs, model: usize) -> Result<usize, Error> {
     Ok(model.input)
 }
 
-/// How many rows the embeddings among some tensors have.
-fn embeddings(tensors: &BTreeMap<String, Stored>) -> Option<u64> {
-    let found = tensors.iter().find(|(name, _)| INPUT.iter().any(|end| name.ends_with(end)));
-    found.and_then(|(_, stored)| stored.shape.first().copied())
+/// The embeddings among some tensors.
+fn embeddings(tensors: &BTreeMap<String, Stored>) -> Option<(&String, &Stored)> {
+    tensors.iter().find(|(name, _)| INPUT.iter().any(|end| name.ends_with(end)))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::files::{self, Files, New};
 use super::tokenizer::{MOST_ROWS, Tokenizer};
-use super::{INPUT, Mapped, embeddings, home};
+use super::{INPUT, Mapped, OUTPUT, embeddings, home};
 use crate::error::{Error, shown};
 use crate::fit::tensor::Pick;
 use crate::plan::inputs::Inputs;
@@ -108,12 +108,35 @@ impl<'d> Desk<'d> {
         if picks.iter().all(Option::is_none) && moved.is_empty() {
             return Ok((None, files));
         }
+        self.check_rows()?;
         let stored = self.inputs.models.iter().map(|model| {
             let tensors = &self.inputs.checkpoints[model.input].tensors;
-            (model.input, embeddings(tensors).unwrap_or(0))
+            let rows = embeddings(tensors).and_then(|(_, stored)| stored.shape.first());
+            (model.input, rows.copied().unwrap_or(0))
         });
         let stored = stored.collect();
         Ok((Some(Mapped { rows, own: self.own.clone(), stored, picks, moved }), files))
+    }
+
+    /// That all that has a row a token in a model has as many rows as its embeddings: which is whose would be unknown.
+    fn check_rows(&self) -> Result<(), Error> {
+        let mut problems = Vec::new();
+        for (model, own) in self.own.iter().enumerate() {
+            for (name, stored) in self.inputs.tensors_of(model) {
+                if !INPUT.iter().chain(&OUTPUT).any(|end| name.ends_with(end)) {
+                    continue;
+                }
+                let rows = self.inputs.whole(model, name).unwrap_or(stored).shape.first();
+                if rows != Some(own) {
+                    let rows = rows.copied().unwrap_or(0);
+                    let what = format!("it has {rows} rows, and the embeddings have {own}");
+                    let error =
+                        Error::recipe_with_hint(what, "which row is which token is unknown");
+                    problems.push(error.tensor(name).branch(self.inputs.label(model)));
+                }
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(Error::all(problems)) }
     }
 
     /// Tokens of a union that its first tokenizer lacks, which are put after it.
@@ -312,28 +335,25 @@ impl<'d> Desk<'d> {
         Ok(Pick::Row([model as u32, row]))
     }
 
-    /// Rows of the donor's tokens that are others in the result.
-    fn moved(&self, tokens: &Tokens<'_>) -> BTreeMap<u64, u64> {
+    /// The row in the result of each of the donor's tokens whose row is another there.
+    fn moved(&self, tokens: &Tokens<'_>) -> BTreeMap<u64, Option<u64>> {
         if self.donor == self.source {
             return BTreeMap::new();
         }
         let new: HashMap<&str, u64> = tokens.iter().map(|(row, token)| (*token, *row)).collect();
         let old = self.tokenizers[self.donor].tokens.iter();
-        old.filter_map(|(row, token)| Some((*row, *new.get(token.as_str())?)))
-            .filter(|(old, new)| old != new)
+        old.map(|(row, token)| (*row, new.get(token.as_str()).copied()))
+            .filter(|(old, new)| Some(*old) != *new)
             .collect()
     }
 }
 
 /// How many rows a model's embeddings have.
 fn rows(inputs: &Inputs, model: usize) -> Result<u64, Error> {
-    let whole = inputs.changes[model].iter().find_map(|(name, changes)| {
-        let (adapter, part) = changes.iter().rfind(|(_, part)| part.whole.is_some())?;
-        let stored = &inputs.checkpoints[*adapter].tensors[part.whole.as_ref()?];
-        let rows = stored.shape.first().copied();
-        INPUT.iter().any(|end| name.ends_with(end)).then_some(rows).flatten()
+    let found = embeddings(inputs.tensors_of(model));
+    let rows = found.and_then(|(name, stored)| {
+        inputs.whole(model, name).unwrap_or(stored).shape.first().copied()
     });
-    let rows = whole.or_else(|| embeddings(inputs.tensors_of(model)));
     rows.filter(|&rows| rows <= MOST_ROWS).ok_or_else(|| {
         let what = "it has no embeddings whose rows could be put in order";
         let hint = format!("they are looked for under names such as `{}`", INPUT[0]);
